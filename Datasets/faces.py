@@ -1,0 +1,338 @@
+"""Face lists and prepared faces: from the four CSV lists to batches of HR, clean LR and real LR faces.
+
+Every listed file is decoded once, before training starts, into an array of 8-bit crops on disk (in `--cache`), so that a
+bad file shows at once, by name and row, and training reads nothing but memory-mapped arrays.
+"""
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+from tqdm import tqdm
+
+HR_SIZE = 64  # px, the side of an HR face
+LR_SIZE = 16  # px, the side of an LR face
+BAD_FILES_LIMIT = 0.01  # the share of a list's files that may fail to decode
+CACHE_VERSION = 1
+
+# Pillow only warns about pictures of over 89 million pixels; decoding one would take up to a gigabyte
+warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+
+
+class DataError(Exception):
+    """A problem with the user's lists or files; the message names the file, the row and the remedy."""
+
+
+class ImageError(Exception):
+    """A file that cannot be decoded to an image; the message gives the reason."""
+
+
+class DamagedImageError(ImageError):
+    """A file that begins like an image but does not decode: truncated, corrupt or too large."""
+
+
+# --- one image ---------------------------------------------------------------------------------------------------
+
+
+def load_image(path: str | os.PathLike) -> Image.Image:
+    """Decode any file that Pillow reads to 8-bit RGB: the first frame, upright by EXIF, alpha composited on black.
+
+    16-bit greys are scaled to 8 bits; floating-point images are taken to be in [0, 1] if no value exceeds 1, else in
+    [0, 255]. Raises ImageError with the reason for what is not an image and DamagedImageError for what does not decode.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            image = ImageOps.exif_transpose(image)
+            if image.mode.startswith(("I", "F")):
+                values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+                if image.mode == "F":
+                    values = values * (255 if values.max() <= 1 else 1)
+                elif image.mode.startswith("I;16") or values.max() > 255:
+                    values = values / 257
+                image = Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
+            if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
+                image = image.convert("RGBA")
+                image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
+            return image.convert("RGB")
+    except UnidentifiedImageError as error:
+        raise ImageError("is not an image in a format that Pillow reads") from error
+    except Exception as error:  # Pillow's decoders raise nearly every built-in type on damaged files
+        raise DamagedImageError(f"does not decode ({type(error).__name__}: {error})") from error
+
+
+def centre_square(image: Image.Image) -> Image.Image:
+    """The largest square around the image's centre."""
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return image.crop((left, top, left + side, top + side))
+
+
+def prepare_hr(image: Image.Image, resize: int = 100, crop: int = 64) -> Image.Image:
+    """HR face: centre square, bicubic to `resize` px, the central `crop` px, bicubic to 64 px unless it is that already."""
+    image = centre_square(image).resize((resize, resize), Image.Resampling.BICUBIC)
+    margin = (resize - crop) // 2
+    image = image.crop((margin, margin, margin + crop, margin + crop))
+    return image if crop == HR_SIZE else image.resize((HR_SIZE, HR_SIZE), Image.Resampling.BICUBIC)
+
+
+def prepare_lr(image: Image.Image) -> Image.Image:
+    """LR face: centre square, bicubic to 16 px; a 16x16 image stays as it is. Of an HR crop: its clean LR face x_c."""
+    return centre_square(image).resize((LR_SIZE, LR_SIZE), Image.Resampling.BICUBIC)
+
+
+def to_unit_range(images: Tensor) -> Tensor:
+    """uint8 0..255 -> fp32 in [-1, 1]."""
+    return images.float() / 127.5 - 1
+
+
+def to_bytes(images: Tensor) -> Tensor:
+    """Floating point in [-1, 1], clamped -> uint8 0..255, rounded."""
+    return ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def walk_files(folder: str | os.PathLike, without: str | os.PathLike | None = None) -> list[Path]:
+    """All files below a folder, sorted; links to folders are followed, but no folder is entered twice.
+
+    without: a folder that is left out, such as the one that results go to.
+    """
+    seen = {os.path.realpath(without)} if without else set()
+    files = []
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        if os.path.realpath(parent) in seen:
+            folders.clear()
+            continue
+        seen.add(os.path.realpath(parent))
+        files += [Path(parent, name) for name in names]
+    return sorted(files)
+
+
+# --- lists -------------------------------------------------------------------------------------------------------
+
+
+def read_list(path: Path) -> pd.Series:
+    """Read a list: one path a line, with or without a header; index: the line's number, value: the file's full path.
+
+    UTF-8 with or without a byte order mark; a name may hold commas, and quotes if it is quoted as in CSV; blank lines do
+    not count. Relative paths start at the list's own folder. The first line is a header if it has no file extension
+    and no such file exists. Raises DataError for a list that is missing, empty or not text.
+    """
+    path = Path(path)
+    remedy = "make the lists with Datasets/make_csv.py, or name their folder with --data"
+    try:
+        # A separator that cannot occur in a line of text: the whole line is one column
+        rows = pd.read_csv(
+            path, sep="\x1f", header=None, names=["path"], usecols=[0], dtype=str, encoding="utf-8-sig",
+            na_filter=False, skip_blank_lines=False,
+        )["path"].str.strip()  # fmt: skip
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing: {remedy}") from error
+    except pd.errors.EmptyDataError as error:
+        raise DataError(f"{path} is empty: {remedy}") from error
+    except (UnicodeDecodeError, pd.errors.ParserError, ValueError, OSError) as error:
+        raise DataError(f"{path} is not a readable UTF-8 list ({error}): {remedy}") from error
+    rows.index += 1
+    rows = rows[rows != ""]
+    folder = os.path.abspath(path.parent)
+    if len(rows) and not os.path.splitext(rows.iloc[0])[1]:
+        if "\0" in rows.iloc[0] or not os.path.exists(os.path.join(folder, rows.iloc[0])):
+            rows = rows.iloc[1:]
+    if rows.empty:
+        raise DataError(f"{path} is empty: {remedy}")
+    return rows.map(lambda row: os.path.join(folder, row))
+
+
+# --- prepared faces ----------------------------------------------------------------------------------------------
+
+
+class PreparedFaces:
+    """The faces of one list as 8-bit arrays on disk: HR crops with their clean LR faces, or real LR faces.
+
+    Opened when first used, so that it can be handed to a worker process without its contents.
+    """
+
+    def __init__(self, path: Path, kind: str) -> None:
+        self.path = path
+        self.kind = kind
+        self.length = len(np.load(path, mmap_mode="r"))
+        self._faces: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_faces": None}
+
+    def __getitem__(self, indices) -> tuple[Tensor, ...]:
+        """HR: (y uint8 [N, 3, 64, 64], x_c uint8 [N, 3, 16, 16]); LR: (x_r uint8 [N, 3, 16, 16],)."""
+        if self._faces is None:
+            self._faces = np.load(self.path, mmap_mode="r")
+        faces = torch.from_numpy(np.array(self._faces[indices]))
+        split = HR_SIZE * HR_SIZE * 3 if self.kind == "HR" else 0
+        parts = [faces[:, split:].reshape(-1, LR_SIZE, LR_SIZE, 3)]
+        if split:
+            parts.insert(0, faces[:, :split].reshape(-1, HR_SIZE, HR_SIZE, 3))
+        return tuple(part.permute(0, 3, 1, 2) for part in parts)
+
+
+def prepare_faces(path: Path, kind: str, cache: Path, resize: int = 100, crop: int = 64) -> PreparedFaces:
+    """Check a list and decode its files into `cache`, or take the arrays that are there if nothing changed.
+
+    path: the list. kind: "HR" or "LR". The cache's key holds the rows, the files' sizes and times and the framing.
+    Raises DataError, naming file, row and remedy, for a list that cannot be used: a file that is missing, unreadable, not
+    an image, or (HR) under 64 px, and more than 1 % of files that fail to decode. Fewer are reported and left out.
+    """
+    rows = read_list(path)
+    files = rows.drop_duplicates()
+    with ThreadPoolExecutor() as pool:
+        stats = pd.Series(list(pool.map(_stat, files)), index=files.index)
+        missing = stats[stats.map(lambda stat: isinstance(stat, str))]
+        if len(missing):
+            _raise_rows(path, missing.map(lambda why: f"cannot be read ({why})"), files)
+
+        key = hashlib.sha256(json.dumps([CACHE_VERSION, kind, resize, crop, HR_SIZE, LR_SIZE]).encode())
+        key.update("\n".join(rows).encode("utf-8", "surrogateescape"))
+        key.update(json.dumps(list(stats)).encode())
+        target = Path(cache) / f"{Path(path).stem}-{key.hexdigest()[:24]}.npy"
+        if target.exists():
+            return PreparedFaces(target, kind)
+
+        def decode(file: str):
+            try:
+                image = load_image(file)
+            except ImageError as error:
+                return error  # damaged ones are counted first, and stop the run if they are many
+            if kind == "LR":
+                return np.asarray(prepare_lr(image)).reshape(-1)
+            if min(image.size) < HR_SIZE:
+                return f"is {image.width}x{image.height} px; HR faces need a shorter side of at least {HR_SIZE} px"
+            hr = prepare_hr(image, resize, crop)
+            return np.concatenate([np.asarray(hr).reshape(-1), np.asarray(prepare_lr(hr)).reshape(-1)])
+
+        size = (HR_SIZE**2 * (kind == "HR") + LR_SIZE**2) * 3
+        temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            faces = np.lib.format.open_memmap(temporary, "w+", np.uint8, (len(files), size))
+        except OSError as error:
+            raise DataError(f"cannot write prepared faces to {cache} ({error}): name a folder with --cache") from error
+        try:
+            bad = {}
+            bar = tqdm(pool.map(decode, files), f"preparing {Path(path).name}", len(files), unit="image", leave=False)
+            for number, (row, face) in enumerate(zip(files.index, bar)):
+                if isinstance(face, np.ndarray):
+                    faces[number] = face
+                else:
+                    bad[row] = face
+            fatal = {row: why for row, why in bad.items() if not isinstance(why, DamagedImageError)}
+            if fatal:
+                _raise_rows(path, pd.Series(fatal), files)
+            if len(bad) > BAD_FILES_LIMIT * len(files):
+                _raise_rows(path, pd.Series(bad), files)
+            for row, why in bad.items():
+                print(f"{path}, row {row}: {files[row]} {why}; other faces are drawn in its place", flush=True)
+            # Rows that repeat a file count as often as they are listed; damaged ones are left out
+            position = pd.Series(range(len(files)), index=files.values).drop(files[list(bad)].values)
+            order = rows.map(position).dropna().astype(np.int64).to_numpy()
+            if bad or len(rows) > len(files):
+                listed = np.lib.format.open_memmap(f"{temporary}2", "w+", np.uint8, (len(order), size))
+                for start in range(0, len(order), 4096):
+                    listed[start : start + 4096] = faces[order[start : start + 4096]]
+                listed.flush()
+                del listed
+                os.replace(f"{temporary}2", temporary)
+            else:
+                faces.flush()
+            del faces
+            os.replace(temporary, target)
+        finally:
+            for leftover in (temporary, Path(f"{temporary}2")):
+                leftover.unlink(missing_ok=True)
+    for old in target.parent.glob(f"{Path(path).stem}-*.npy"):
+        if old != target:
+            old.unlink()
+    return PreparedFaces(target, kind)
+
+
+def _stat(file: str) -> tuple[int, int] | str:
+    """(size in bytes, time in ns) of a file that can be opened, else the reason as text."""
+    try:
+        with open(file, "rb") as stream:
+            status = os.fstat(stream.fileno())
+        return status.st_size, status.st_mtime_ns
+    except FileNotFoundError:
+        return "no such file"
+    except (OSError, ValueError) as error:
+        return str(getattr(error, "strerror", None) or error)
+
+
+def _raise_rows(path: Path, reasons: pd.Series, files: pd.Series) -> None:
+    """Raise a DataError that names the first bad rows of a list and how many there are."""
+    lines = [f"{path}, row {row}: {files[row]} {why}" for row, why in reasons.iloc[:10].items()]
+    if len(reasons) > 10:
+        lines.append(f"... and {len(reasons) - 10} more")
+    total = f"{len(reasons)} of the {len(files)} files cannot be used"
+    raise DataError("\n".join([*lines, f"{total}: mend or remove them, or make the list anew with Datasets/make_csv.py"]))
+
+
+# --- batches -----------------------------------------------------------------------------------------------------
+
+
+class FaceBatches(Dataset):
+    """HR faces with their clean LR faces and, if `lr` is given, unpaired real LR faces; indexed by whole batches."""
+
+    def __init__(self, hr: PreparedFaces, lr: PreparedFaces | None = None) -> None:
+        self.hr = hr
+        self.lr = lr
+
+    def __getitem__(self, indices: tuple[np.ndarray, np.ndarray]) -> tuple[Tensor, ...]:
+        """(HR indices [N], LR indices [N]) -> uint8 y [N, 3, 64, 64], x_c [N, 3, 16, 16] (and x_r [N, 3, 16, 16])."""
+        hr_indices, lr_indices = indices
+        return self.hr[hr_indices] + (self.lr[lr_indices] if self.lr else ())
+
+
+class BatchIndices(Sampler):
+    """The indices of every batch of a run, a function of the seed and the iteration alone.
+
+    HR and LR faces go through one random permutation after another, independently: every face is drawn once before any is
+    drawn again, and an HR face meets another LR partner each time. A run that continues starts at its own iteration;
+    of several processes each takes its part of the same global batch.
+    """
+
+    def __init__(
+        self, hr_length: int, lr_length: int, batch_size: int, seed: int, start: int, stop: int, rank: int = 0, world: int = 1
+    ) -> None:
+        self.lengths = (hr_length, lr_length)
+        self.batch_size, self.seed, self.start, self.stop = batch_size, seed, start, stop
+        self.part = slice(rank * batch_size // world, (rank + 1) * batch_size // world)
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        streams = [self._stream(kind, length) for kind, length in enumerate(self.lengths)]
+        for _ in range(self.start, self.stop):
+            hr_indices, lr_indices = (next(stream) for stream in streams)
+            yield hr_indices, lr_indices
+
+    def _stream(self, kind: int, length: int) -> Iterator[np.ndarray]:
+        """This process's part of each global batch of one list, from the start iteration on."""
+        passes, position = divmod(self.start * self.batch_size, length)
+        pending = np.empty(0, dtype=np.int64)
+        while True:
+            while len(pending) < self.batch_size:
+                order = np.random.default_rng([self.seed, kind, passes]).permutation(length)
+                pending = np.concatenate([pending, order[position:]])
+                passes, position = passes + 1, 0
+            batch, pending = pending[: self.batch_size], pending[self.batch_size :]
+            yield batch[self.part]

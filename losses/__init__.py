@@ -1,0 +1,14 @@
+"""The losses of the method, one formula a function."""
+
+from .perceptual import PerceptualLoss
+from .sinkhorn import alignment_loss, sinkhorn_distance
+from .wasserstein import adversarial_loss, critic_loss, gradient_penalty
+
+__all__ = [
+    "PerceptualLoss",
+    "adversarial_loss",
+    "alignment_loss",
+    "critic_loss",
+    "gradient_penalty",
+    "sinkhorn_distance",
+]

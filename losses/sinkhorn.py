@@ -1,0 +1,203 @@
+r"""Entropy-regularised Wasserstein (Sinkhorn) distance between two sets of points, batched and in the log domain.
+
+For points x_1..x_n and y_1..y_m with weights 1/n and 1/m and the cost C_ij = |x_i - y_j|^2,
+
+    W(x, y) = min over plans P with those marginals of  <P, C> + eps * KL(P | a b'),       a_i = 1/n, b_j = 1/m.
+
+Its dual has one potential a point, and the optimal plan follows from the optimal potentials:
+
+    W = max over f, g of  <a, f> + <b, g> - eps * (sum(P) - 1),     P_ij = a_i b_j exp((f_i + g_j - C_ij) / eps).
+
+Sinkhorn's iterations maximise over f and g in turn, each in closed form (a log-sum-exp). Three things make them fit for
+eps = 1e-3 beside costs of 1 to 1e4, where they alone need thousands of rounds or end in rounding errors:
+
+- eps-scaling: eps begins at the largest cost of each problem and is halved, each stage starting from the last one's
+  potentials (Schmitzer 2019, "Stabilized sparse scaling algorithms for entropy regularized transport problems");
+- absorption, once a stage: the cost becomes the residual C - f - g and the potentials restart from zero. Where there is
+  mass the residual is small, so that (f + g - C) / eps keeps its digits in fp32 also when C / eps is 1e7;
+- a Newton step on f, with g eliminated, in place of Sinkhorn's wherever it lowers the error of the marginals
+  (Brauer et al. 2017, "A Sinkhorn-Newton method for entropic optimal transport"): quadratic convergence at the end.
+
+The gradient needs none of this to be differentiated. By the envelope theorem the derivative of W by the cost is the
+optimal plan itself, so that dW/dx_i = 2 sum_j P_ij (x_i - y_j): memory does not grow with the iterations.
+"""
+
+import math
+import warnings
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+STAGE_ITERATIONS = 100  # at most so many in an eps-scaling stage before the last; 2 to 5 are usual
+NEWTON_TRUST = 3.0  # a Newton step moves no potential by more than so many eps: the plan by a factor of e^3
+
+
+class SinkhornSolution(NamedTuple):
+    """What `solve` found for a batch of B problems of n by m points.
+
+    plan: [B, n, m], total 1. f: [B, n] and g: [B, m], the potentials, in units of the cost. value: [B], W above.
+    marginal_error: [B], L1 distance of the plan's row sums from 1/n (its column sums are exact but for rounding).
+    iterations: of all stages together. converged: [B], whether the marginal error reached the tolerance.
+    """
+
+    plan: Tensor
+    f: Tensor
+    g: Tensor
+    value: Tensor
+    marginal_error: Tensor
+    iterations: int
+    converged: Tensor
+
+
+def squared_distances(x: Tensor, y: Tensor) -> Tensor:
+    """C_ij = |x_i - y_j|^2 of x [B, n, d] and y [B, m, d] -> [B, n, m], by differences: exactly 0 for equal points."""
+    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()
+
+
+@torch.no_grad()
+def solve(cost: Tensor, eps: float = 1e-3, tolerance: float | None = None, max_iterations: int = 1000) -> SinkhornSolution:
+    """Solve a batch of entropy-regularised transport problems with uniform weights.
+
+    cost: [B, n, m], fp32 or float64, finite, not negative. eps: in units of the cost, the same for the whole batch.
+    tolerance: L1 error of the row sums at which a problem counts as solved; 1e-4 in fp32 and 1e-6 in float64 if None.
+    max_iterations: the cap of the last stage. A problem that is not solved by then is reported by a RuntimeWarning
+    and by `converged`.
+
+    Raises ValueError for eps <= 0 or an empty problem and FloatingPointError for a cost that is not finite.
+    """
+    batch, n, m = cost.shape
+    if eps <= 0:
+        raise ValueError(f"Sinkhorn: eps is {eps:g}; it must be positive")
+    if min(batch, n, m) == 0:
+        raise ValueError(f"Sinkhorn: a cost of shape {tuple(cost.shape)} has no points")
+    if not torch.isfinite(cost).all():
+        raise FloatingPointError("Sinkhorn: the cost is not finite (the features have NaN or infinite values)")
+    if tolerance is None:
+        tolerance = 1e-6 if cost.dtype == torch.float64 else 1e-4
+    # An error of 2/n is one unmatched point, which no later stage finds again: a stage ends well below that.
+    stage_tolerance = max(tolerance, 0.1 / max(n, m))
+
+    residual = cost
+    f, g = cost.new_zeros(batch, n, 1), cost.new_zeros(batch, 1, m)
+    stage_eps = cost.amax(dim=(1, 2), keepdim=True).clamp(min=eps)
+    iterations = 0
+    while True:
+        last = bool((stage_eps <= eps).all())
+        target, cap = (tolerance, max_iterations) if last else (stage_tolerance, STAGE_ITERATIONS)
+        u, v, plan, error, used = _solve_stage(residual, stage_eps, target, cap)
+        residual, f, g = residual - u - v, f + u, g + v
+        iterations += used
+        if last:
+            break
+        stage_eps = (stage_eps / 2).clamp(min=eps)
+
+    converged = error <= tolerance
+    if not converged.all():
+        warnings.warn(
+            f"Sinkhorn stopped at its cap of {max_iterations} iterations: {int((~converged).sum())} of {batch} problems "
+            f"have marginals off by up to {error.max():.1e} (tolerance {tolerance:.1e}, eps {eps:g})",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    value = f.mean(dim=(1, 2)) + g.mean(dim=(1, 2)) - eps * (plan.sum(dim=(1, 2)) - 1)
+    return SinkhornSolution(plan, f[:, :, 0], g[:, 0], value, error, iterations, converged)
+
+
+def _solve_stage(cost: Tensor, eps: Tensor, tolerance: float, cap: int) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
+    """Iterate at one eps a problem ([B, 1, 1]) until every row error is below the tolerance.
+
+    Returns u [B, n, 1], v [B, 1, m], the plan [B, n, m], the row errors [B] and the number of iterations.
+    """
+    batch, n, m = cost.shape
+
+    def column_potential(u: Tensor) -> Tensor:
+        """v such that the columns of the plan sum to 1/m: Sinkhorn's update of g."""
+        return -eps * (torch.logsumexp((u - cost) / eps, dim=1, keepdim=True) - math.log(n))
+
+    def plan_and_error(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        plan = torch.exp((u + v - cost) / eps - math.log(n * m))
+        rows = plan.sum(dim=2, keepdim=True)
+        return plan, rows, (rows - 1 / n).abs().sum(dim=(1, 2))
+
+    u = cost.new_zeros(batch, n, 1)
+    v = column_potential(u)
+    plan, rows, error = plan_and_error(u, v)
+    iterations = 0
+    while iterations < cap and not (error <= tolerance).all():
+        iterations += 1
+        # Newton on the dual as a function of u alone. The Hessian is -(diag(rows) - m P P') / eps; it is singular along
+        # the constants (they cancel in u + v), which 1/n^2 mends, and nearly so where the plan falls into parts, which
+        # the Levenberg term mends: it fades as the error does.
+        damping = 1 + 0.1 * error.clamp(max=1)[:, None, None]
+        hessian = torch.diag_embed((rows * damping)[:, :, 0]) - m * plan @ plan.mT + 1 / n**2
+        step, _ = torch.linalg.solve_ex(hessian, 1 / n - rows)
+        step = step * (NEWTON_TRUST / step.abs().amax(dim=1, keepdim=True).clamp(min=NEWTON_TRUST))
+        newton_u = torch.nan_to_num(u + eps * step)
+        newton_v = column_potential(newton_u)
+        newton = plan_and_error(newton_u, newton_v)
+        # Sinkhorn's own step never raises the error: it stands in wherever Newton's does not clearly lower it. Rows
+        # without any mass in this dtype are raised by a bounded step instead of an infinite one.
+        sinkhorn_u = u - eps * torch.log((rows * n).clamp(min=torch.finfo(cost.dtype).tiny))
+        better = (newton[2] < 0.9 * error)[:, None, None]
+        if better.all():
+            u, v, (plan, rows, error) = newton_u, newton_v, newton
+        else:
+            u = torch.where(better, newton_u, sinkhorn_u)
+            v = column_potential(u)
+            plan, rows, error = plan_and_error(u, v)
+    return u, v, plan, error, iterations
+
+
+class _SinkhornDistance(torch.autograd.Function):
+    """W(x, y) with the gradient of the envelope theorem."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, y: Tensor, eps: float, tolerance: float | None, max_iterations: int) -> Tensor:
+        solution = solve(squared_distances(x, y), eps, tolerance, max_iterations)
+        ctx.save_for_backward(x, y, solution.plan)
+        return solution.value
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient: Tensor):
+        x, y, plan = ctx.saved_tensors
+        gradient_x = gradient_y = None
+        # sum_j P_ij (x_i - y_j), with both sets moved to a common centre first: fewer digits cancel
+        centre = y.mean(dim=1, keepdim=True)
+        x, y = x - centre, y - centre
+        if ctx.needs_input_grad[0]:
+            gradient_x = 2 * gradient[:, None, None] * (plan.sum(dim=2)[:, :, None] * x - plan @ y)
+        if ctx.needs_input_grad[1]:
+            gradient_y = 2 * gradient[:, None, None] * (plan.sum(dim=1)[:, :, None] * y - plan.mT @ x)
+        return gradient_x, gradient_y, None, None, None
+
+
+def sinkhorn_distance(
+    x: Tensor, y: Tensor, eps: float = 1e-3, tolerance: float | None = None, max_iterations: int = 1000
+) -> Tensor:
+    """W(x, y) of each pair of point sets: x [B, n, d] and y [B, m, d] -> [B], in squared units of the points.
+
+    Not debiased: W(x, x) is not 0 but at most eps * log(n). Differentiable once, in x and y. Computes in the points'
+    dtype; half types are raised to fp32. Options and errors as in `solve`.
+    """
+    if x.dtype in (torch.float16, torch.bfloat16):
+        x = x.float()
+    with torch.autocast(x.device.type, enabled=False):
+        return _SinkhornDistance.apply(x, y.to(x.dtype), eps, tolerance, max_iterations)
+
+
+def alignment_loss(clean: Tensor, degraded: Tensor, mixed: Tensor, alpha: float = 0.3, eps: float = 1e-3) -> Tensor:
+    """alpha * W(E(x_c), E(x_m)) + (1 - alpha) * W(E(x_d), E(x_m)), the mean over the batch, the target detached.
+
+    clean, degraded, mixed: features [N, C, H, W] of one network; the points are the H*W positions, each a C-vector.
+    """
+
+    def points(features: Tensor) -> Tensor:
+        return features.flatten(2).mT
+
+    target = points(mixed.detach())
+    return (
+        alpha * sinkhorn_distance(points(clean), target, eps).mean()
+        + (1 - alpha) * sinkhorn_distance(points(degraded), target, eps).mean()
+    )

@@ -1,0 +1,7 @@
+"""The five networks of the method; every one takes `width`, 64 in the paper and a multiple of 4."""
+
+from .critics import HRCritic, LRCritic
+from .degradation_generator import NOISE_CHANNELS, DegradationGenerator
+from .super_resolution import Decoder, FeatureExtractor
+
+__all__ = ["NOISE_CHANNELS", "Decoder", "DegradationGenerator", "FeatureExtractor", "HRCritic", "LRCritic"]

@@ -1,0 +1,165 @@
+"""Super-resolve faces: every image in LR/, reduced to 16x16 px if it is larger, becomes a 64x64 PNG in Results/.
+
+python test.py
+python test.py --input my_faces --output my_results --compare
+"""
+
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path, PurePath
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+import utils
+from Datasets.faces import HR_SIZE, LR_SIZE, ImageError, load_image, prepare_lr, to_bytes, to_unit_range, walk_files
+from models import Decoder, FeatureExtractor
+
+COMPARED = 64  # faces on the --compare sheet
+LARGE = 2 * LR_SIZE  # px; reducing a larger input than this throws much of it away
+NO_WEIGHTS = "train with train_h2l.py and train.py (or try everything with `make demo`), or name a file with --weights"
+
+
+def build_parser() -> utils.Parser:
+    parser = utils.Parser(description=__doc__, formatter_class=utils.argparse.RawDescriptionHelpFormatter)
+    parser.option("input", "LR", "folder of low-resolution faces, with its sub-folders, or one image", metavar="PATH")
+    parser.option("output", "Results", "folder of the results", metavar="DIR")
+    parser.option("weights", "Trained_Models/sr.pth", "weights written by train.py")
+    parser.option("batch-size", 64, "faces in a batch; the results do not depend on it")
+    parser.option("device", "auto", "auto: the GPU if there is one", choices=("auto", "cuda", "cpu"))
+    parser.add_argument("--compare", action="store_true", help="also write compare.png: input, bicubic, SR of the first 64")
+    return parser
+
+
+def output_names(names: list[str], reserved: set[str] = frozenset()) -> list[str]:
+    """The PNG name of each input: its own, with the extension replaced; where that is taken, with the extension kept.
+
+    names: relative paths, "/" between folders. Two names that differ in case alone count as equal, as on Windows and macOS.
+    The same inputs get the same names at every run, in whatever order they come.
+    """
+    stems = {name: str(PurePath(name).with_suffix(".png")) for name in names}
+    wanted = Counter(stem.lower() for stem in stems.values())
+    taken = {name.lower() for name in reserved}
+    result = {}
+    # A name that no other input wants is never given away: those come first
+    for name in sorted(names, key=lambda name: (wanted[stems[name].lower()] > 1, name)):
+        output, number = stems[name], 1
+        if wanted[output.lower()] > 1 or output.lower() in taken:
+            output = f"{name}.png"
+        while output.lower() in taken:
+            number += 1
+            output = f"{name}.{number}.png"
+        taken.add(output.lower())
+        result[name] = output
+    return [result[name] for name in names]
+
+
+def super_resolve(extractor: torch.nn.Module, decoder: torch.nn.Module, faces: Tensor) -> Tensor:
+    """uint8 [N, 3, 16, 16] -> S(E(x)), uint8 [N, 3, 64, 64]."""
+    with torch.inference_mode():
+        return to_bytes(decoder(extractor(to_unit_range(faces).contiguous(memory_format=torch.channels_last))))
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = build_parser()
+    options = parser.parse_args(argv)
+    if options.batch_size < 1:
+        parser.error(f"--batch-size {options.batch_size}: must be at least 1")
+    device = utils.choose_device(options.device)
+    loaded = utils.load_networks(Path(options.weights), "sr", {"extractor": FeatureExtractor, "decoder": Decoder}, NO_WEIGHTS)
+    extractor, decoder = (loaded[name].to(device, memory_format=torch.channels_last) for name in ("extractor", "decoder"))
+    print(f"weights: {options.weights}, width {loaded['content']['width']}, on {device.type}", flush=True)
+
+    source, target = Path(options.input), Path(options.output)
+    if not source.exists():
+        raise utils.UserError(f"--input {source} does not exist: make the folder and put low-resolution faces into it")
+    folder = source.parent if source.is_file() else source
+    if target.resolve() == source.resolve():
+        raise utils.UserError(f"--output {target} is the input folder: choose another, or results would mix with inputs")
+    files = [source] if source.is_file() else walk_files(source, without=target)
+    names = [file.relative_to(folder).as_posix() for file in files]
+    outputs = [target / name for name in output_names(names, {"compare.png"} if options.compare else frozenset())]
+
+    skipped: list[str] = []
+    large: list[str] = []
+    compared: list[tuple[Image.Image, np.ndarray]] = []
+    count = 0
+    began = time.perf_counter()
+
+    def decode(file: Path) -> tuple[Image.Image, int] | ImageError:
+        try:
+            image = load_image(file)
+        except ImageError as error:
+            return error
+        return prepare_lr(image), min(image.size)
+
+    def save(image: np.ndarray, path: Path) -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise utils.UserError(f"cannot make the folder {path.parent} ({error}): choose another --output") from error
+        utils.write_whole(path, lambda temporary: Image.fromarray(image).save(temporary, "PNG"))
+
+    def decoded_batches(pool: ThreadPoolExecutor) -> Iterator[list[tuple[Image.Image, Path]]]:
+        """Batches of decodable inputs; at most two batches of files are held at a time."""
+        queue = zip(files, outputs)
+        batch: list[tuple[Image.Image, Path]] = []
+        while chunk := list(islice(queue, options.batch_size)):
+            for (file, output), result in zip(chunk, pool.map(decode, [file for file, _ in chunk])):
+                if isinstance(result, ImageError):
+                    skipped.append(f"{file} {result}")
+                    print(f"skipped: {file} {result}", file=sys.stderr)
+                    continue
+                face, side = result
+                if side > LARGE:
+                    large.append(str(file))
+                batch.append((face, output))
+                if len(batch) == options.batch_size:
+                    yield batch
+                    batch = []
+        if batch:
+            yield batch
+
+    remedy = "lower --batch-size, or use --device cpu"
+    with ThreadPoolExecutor(os.cpu_count()) as pool, utils.explain_out_of_memory(options.batch_size, remedy):
+        for batch in decoded_batches(pool):
+            faces = torch.from_numpy(np.stack([np.asarray(face) for face, _ in batch])).permute(0, 3, 1, 2)
+            results = super_resolve(extractor, decoder, faces.to(device)).permute(0, 2, 3, 1).cpu().numpy()
+            list(pool.map(save, results, [output for _, output in batch]))
+            count += len(batch)
+            compared += [(face, sr) for (face, _), sr in zip(batch, results)][: COMPARED - len(compared)]
+    seconds = time.perf_counter() - began
+
+    if large:
+        print(
+            f"warning: {len(large)} inputs are much larger than {LR_SIZE} px, such as {large[0]}. The network takes "
+            f"{LR_SIZE}x{LR_SIZE} faces: each was cropped to its central square and reduced to that, and its detail is lost",
+            file=sys.stderr,
+        )
+    if not count:
+        raise utils.UserError(f"no usable image in {source} ({len(skipped)} files skipped): put face images into it")
+    if options.compare:
+        save_comparison(compared, target / "compare.png")
+        print(f"input, bicubic and SR side by side: {target / 'compare.png'}")
+    print(f"{count} images super-resolved to {target}, {len(skipped)} skipped; {count / seconds:.1f} images/s")
+
+
+def save_comparison(compared: list[tuple[Image.Image, np.ndarray]], path: Path) -> None:
+    """A sheet with input (enlarged without smoothing), bicubic and SR of each face, four faces a row."""
+    tiles = []
+    for face, sr in compared:
+        sizes = ((Image.Resampling.NEAREST, face), (Image.Resampling.BICUBIC, face))
+        tiles += [np.asarray(image.resize((HR_SIZE, HR_SIZE), filter)) for filter, image in sizes] + [sr]
+    images = to_unit_range(torch.from_numpy(np.stack(tiles)).permute(0, 3, 1, 2))
+    utils.save_sheet(path, {"input, bicubic, SR | input, bicubic, SR | ...": images}, columns=12)
+
+
+if __name__ == "__main__":
+    utils.run_script(main)

@@ -1,0 +1,53 @@
+"""What the tests share: a small drawn face set, tiny trained weights, and a way to run the scripts as users do."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+TINY = ["--width", "4", "--batch-size", "4", "--precision", "fp32", "--device", "cpu", "--log-every", "1"]
+
+
+def run_script(script: str, *options: object, environment: dict | None = None, **settings) -> subprocess.CompletedProcess:
+    """Run a script of the repository in a process of its own, from its root."""
+    command = [sys.executable, script, *map(str, options)]
+    environment = {**os.environ, **(environment or {})}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, **settings)
+
+
+@pytest.fixture(scope="session")
+def demo_data(tmp_path_factory) -> Path:
+    """24 drawn faces of each kind to train with and 8 to test with, and their lists."""
+    folder = tmp_path_factory.mktemp("demo") / "data"
+    result = run_script("Datasets/make_demo.py", "--out", folder, "--hr", 24, "--lr", 24)
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+@pytest.fixture(scope="session")
+def h2l(demo_data, tmp_path_factory) -> Path:
+    """h2l.pth of a two-step run of train_h2l.py, as a user starts it."""
+    out = tmp_path_factory.mktemp("h2l")
+    result = run_script("train_h2l.py", "--data", demo_data, "--out", out, "--max-steps", 2, *TINY)
+    assert result.returncode == 0, result.stderr
+    return out / "h2l.pth"
+
+
+@pytest.fixture(scope="session")
+def sr(demo_data, h2l) -> Path:
+    """sr.pth of a two-step run of train.py, as a user starts it; all files of both stages lie beside it."""
+    options = ["--data", demo_data, "--out", h2l.parent, "--max-steps", 2, "--vgg-weights", "random", *TINY]
+    result = run_script("train.py", *options)
+    assert result.returncode == 0, result.stderr
+    return h2l.parent / "sr.pth"
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)

@@ -1,0 +1,58 @@
+"""The networks are those of the method: parameter counts, shapes, work, and independence of the batch."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from losses import PerceptualLoss
+from models import Decoder, DegradationGenerator, FeatureExtractor, HRCritic, LRCritic
+
+NETWORKS = [
+    # network, input shapes, output shape, parameters, GFLOP of one image
+    (DegradationGenerator, [(1, 3, 16, 16), (1, 16)], (1, 3, 16, 16), 14_413_548, 0.564),
+    (LRCritic, [(1, 3, 16, 16)], (1, 1), 445_953, 0.199),
+    (FeatureExtractor, [(1, 3, 16, 16)], (1, 64, 4, 4), 908_096, 0.085),
+    (Decoder, [(1, 64, 4, 4)], (1, 3, 64, 64), 16_234_293, 4.605),
+    (HRCritic, [(1, 3, 64, 64)], (1, 1), 10_260_802, 1.306),
+]
+
+
+@pytest.mark.parametrize("network, inputs, output, parameters, gflop", NETWORKS)
+def test_size_shape_and_work(network, inputs, output, parameters, gflop):
+    module = network().eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        result = module(*[torch.zeros(shape) for shape in inputs])
+    assert result.shape == output
+    assert sum(parameter.numel() for parameter in module.parameters()) == parameters
+    assert counter.get_total_flops() / 1e9 == pytest.approx(gflop, abs=0.0006)
+
+
+def test_perceptual_network_has_only_the_five_convolutions():
+    loss = PerceptualLoss()
+    assert loss.features(torch.zeros(1, 3, 64, 64)).shape == (1, 256, 16, 16)
+    assert sum(parameter.numel() for parameter in loss.parameters()) == 555_328
+    assert not any(parameter.requires_grad for parameter in loss.parameters())
+    with FlopCounterMode(display=False) as counter:
+        loss.features(torch.zeros(1, 3, 64, 64))
+    assert counter.get_total_flops() / 1e9 == pytest.approx(0.920, abs=0.0006)
+
+
+@pytest.mark.parametrize("network, inputs, output, parameters, gflop", NETWORKS)
+def test_small_width_keeps_the_outer_shapes(network, inputs, output, parameters, gflop):
+    shapes = [(2, 8, 4, 4) if shape[1:] == (64, 4, 4) else (2, *shape[1:]) for shape in inputs]
+    result = network(8)(*[torch.zeros(shape) for shape in shapes])
+    assert result.shape == ((2, 8, 4, 4) if network is FeatureExtractor else (2, *output[1:]))
+
+
+@pytest.mark.parametrize("critic, size", [(LRCritic, 16), (HRCritic, 64)])
+def test_critics_score_each_sample_alone(critic, size):
+    """So that real and fake faces can share a batch, and the gradient penalty is each sample's own."""
+    module = critic(8).double()
+    real, fake = torch.randn(3, 3, size, size).double(), torch.randn(3, 3, size, size).double()
+    together = module(torch.cat([fake, real]))
+    assert torch.allclose(together, torch.cat([module(fake), module(real)]), atol=1e-12)
+
+
+def test_noise_changes_the_degradation():
+    generator, clean = DegradationGenerator(8), torch.randn(1, 3, 16, 16)
+    assert not torch.equal(generator(clean, torch.zeros(1, 16)), generator(clean, torch.ones(1, 16)))

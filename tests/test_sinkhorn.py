@@ -1,0 +1,170 @@
+"""The Sinkhorn distance against POT, exact assignment, finite differences and its own marginals."""
+
+import numpy as np
+import ot
+import pytest
+import torch
+from scipy.optimize import linear_sum_assignment
+
+from losses.sinkhorn import alignment_loss, sinkhorn_distance, solve, squared_distances
+
+
+def clouds(batch, n, m, d, scale=1.0, dtype=torch.float64):
+    """Two batches of random points whose largest squared distance is `scale`."""
+    x, y = torch.randn(batch, n, d, dtype=torch.float64), torch.randn(batch, m, d, dtype=torch.float64) + 0.3
+    factor = (scale / squared_distances(x, y).amax()).sqrt()
+    return (x * factor).to(dtype), (y * factor).to(dtype)
+
+
+def marginal_errors(plan):
+    n, m = plan.shape[1:]
+    rows = (plan.sum(dim=2) - 1 / n).abs().sum(dim=1).max().item()
+    columns = (plan.sum(dim=1) - 1 / m).abs().sum(dim=1).max().item()
+    return max(rows, columns)
+
+
+@pytest.mark.parametrize("eps", [1.0, 0.1, 0.01])
+@pytest.mark.parametrize("n, m", [(16, 16), (5, 9), (9, 5)])
+def test_value_equals_pot(eps, n, m):
+    x, y = clouds(3, n, m, 4, scale=10)
+    values = sinkhorn_distance(x, y, eps=eps, tolerance=1e-10)
+    for i in range(3):
+        cost = ot.dist(x[i].numpy(), y[i].numpy())  # squared Euclidean
+        expected = ot.solve(cost, reg=eps, reg_type="KL", max_iter=200_000, tol=1e-12).value
+        assert values[i].item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("eps", [1.0, 0.05])
+def test_gradient_equals_finite_differences_of_the_regularised_objective(eps):
+    x, y = clouds(2, 5, 4, 3, scale=5)
+    x.requires_grad_(), y.requires_grad_()
+    assert torch.autograd.gradcheck(lambda a, b: sinkhorn_distance(a, b, eps, 1e-13), (x, y), atol=1e-6, rtol=1e-5)
+
+
+def test_small_eps_gives_exact_assignment():
+    x, y = clouds(4, 16, 16, 8, scale=100)
+    values = sinkhorn_distance(x, y, eps=1e-4)
+    for i in range(4):
+        cost = squared_distances(x, y)[i].numpy()
+        exact = cost[linear_sum_assignment(cost)].mean()
+        # <P, C> is at least the exact cost, and eps * KL at most eps * log(n)
+        assert exact - 1e-6 <= values[i].item() <= exact + 1e-4 * np.log(16) + 1e-6
+
+
+@pytest.mark.parametrize("dtype, bound", [(torch.float64, 1e-4), (torch.float32, 1e-3)])
+@pytest.mark.parametrize("scale", [1, 100, 1e4])
+@pytest.mark.parametrize("shape", [(13, 16, 16, 64), (16, 64, 64, 2), (2, 256, 256, 64), (8, 16, 24, 64)])
+def test_marginals_at_the_default_eps(dtype, bound, scale, shape):
+    x, y = clouds(*shape, scale=scale, dtype=dtype)
+    solution = solve(squared_distances(x, y), eps=1e-3)
+    assert solution.plan.dtype == dtype
+    assert solution.converged.all()
+    assert solution.iterations < 500
+    assert marginal_errors(solution.plan) < bound
+    assert torch.isfinite(solution.value).all()
+
+
+def test_solves_to_1e_10_in_float64():
+    x, y = clouds(16, 16, 16, 64, scale=100)
+    solution = solve(squared_distances(x, y), eps=1e-3, tolerance=1e-10)
+    assert solution.converged.all()
+    assert marginal_errors(solution.plan) < 1e-9
+
+
+def test_fp32_value_agrees_with_float64_at_large_costs():
+    x, y = clouds(8, 16, 16, 64, scale=1e4, dtype=torch.float32)
+    assert torch.allclose(sinkhorn_distance(x, y).double(), sinkhorn_distance(x.double(), y.double()), rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_degenerate_points_give_finite_values_and_gradients(dtype):
+    point = torch.randn(1, 1, 8, dtype=dtype)
+    cases = {
+        "identical": (point.expand(2, 16, 8), point.expand(2, 16, 8)),
+        "one point": (torch.randn(2, 1, 8, dtype=dtype), torch.randn(2, 1, 8, dtype=dtype)),
+        "one against many": (torch.randn(2, 1, 8, dtype=dtype), torch.randn(2, 9, 8, dtype=dtype)),
+        "duplicated": (torch.randn(2, 4, 8, dtype=dtype).repeat(1, 4, 1), torch.randn(2, 16, 8, dtype=dtype)),
+        "same set": (clouds(2, 16, 16, 8, dtype=dtype)[0],) * 2,
+        "large": clouds(2, 16, 16, 8, scale=1e4, dtype=dtype),
+        "different scales": tuple(c * torch.tensor([1e-3, 1, 100], dtype=dtype).view(3, 1, 1) for c in clouds(3, 16, 16, 8)),
+    }
+    for name, (x, y) in cases.items():
+        x, y = x.detach().to(dtype).clone().requires_grad_(), y.detach().to(dtype).clone().requires_grad_()
+        value = sinkhorn_distance(x, y)
+        value.sum().backward()
+        assert torch.isfinite(value).all(), name
+        assert torch.isfinite(x.grad).all() and torch.isfinite(y.grad).all(), name
+
+
+def test_identical_points_cost_nothing():
+    x = torch.full((1, 16, 4), 3.0, dtype=torch.float64, requires_grad=True)
+    value = sinkhorn_distance(x, x.detach())
+    value.sum().backward()
+    assert value.item() == pytest.approx(0, abs=1e-12)
+    assert x.grad.abs().max() < 1e-12
+
+
+def test_one_point_is_the_squared_distance():
+    x = torch.tensor([[[1.0, 2.0]]], requires_grad=True)
+    value = sinkhorn_distance(x, torch.tensor([[[4.0, 6.0]]]))
+    value.sum().backward()
+    assert value.item() == pytest.approx(25)
+    assert torch.allclose(x.grad, torch.tensor([[[-6.0, -8.0]]]))
+
+
+def test_half_types_are_raised_to_fp32():
+    x, y = clouds(2, 8, 8, 4, dtype=torch.bfloat16)
+    x.requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        value = sinkhorn_distance(x, y)
+    value.sum().backward()
+    assert value.dtype == torch.float32
+    assert x.grad.dtype == torch.bfloat16
+    assert torch.allclose(value, sinkhorn_distance(x.float(), y.float()))
+
+
+def test_problems_of_a_batch_do_not_affect_each_other():
+    x, y = clouds(3, 16, 16, 8)
+    x[1] *= 50
+    together = sinkhorn_distance(x, y, tolerance=1e-9)
+    alone = torch.cat([sinkhorn_distance(x[i : i + 1], y[i : i + 1], tolerance=1e-9) for i in range(3)])
+    assert torch.allclose(together, alone, rtol=1e-6)
+
+
+def test_the_cap_is_reported():
+    x, y = clouds(2, 64, 64, 2)
+    with pytest.warns(RuntimeWarning, match="cap of 1 iterations"):
+        solution = solve(squared_distances(x, y), eps=1e-3, tolerance=1e-14, max_iterations=1)
+    assert not solution.converged.all()
+
+
+def test_bad_arguments():
+    with pytest.raises(FloatingPointError, match="not finite"):
+        sinkhorn_distance(torch.full((1, 2, 2), float("nan")), torch.zeros(1, 2, 2))
+    with pytest.raises(ValueError, match="positive"):
+        sinkhorn_distance(torch.zeros(1, 2, 2), torch.zeros(1, 2, 2), eps=0)
+    with pytest.raises(ValueError, match="no points"):
+        sinkhorn_distance(torch.zeros(1, 0, 2), torch.zeros(1, 2, 2))
+
+
+def test_memory_does_not_grow_with_the_iterations():
+    """The graph holds the points and the plan, however long it took to find the plan."""
+    x, y = clouds(1, 16, 16, 8)
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.shape) or t, lambda t: t):
+        sinkhorn_distance(x.requires_grad_(), y)
+    assert saved == [(1, 16, 8), (1, 16, 8), (1, 16, 16)]
+
+
+def test_alignment_loss_weighs_both_distances_and_detaches_the_target():
+    clean, degraded, mixed = (torch.randn(2, 8, 4, 4, requires_grad=True) for _ in range(3))
+    loss = alignment_loss(clean, degraded, mixed, alpha=0.3)
+
+    def points(features):  # the 16 positions, each an 8-vector
+        return torch.stack([features[:, :, i, j] for i in range(4) for j in range(4)], dim=1)
+
+    parts = [sinkhorn_distance(points(f), points(mixed)).mean() for f in (clean, degraded)]
+    assert loss.item() == pytest.approx((0.3 * parts[0] + 0.7 * parts[1]).item(), rel=1e-6)
+    loss.backward()
+    assert mixed.grad is None
+    assert clean.grad.abs().sum() > 0 and degraded.grad.abs().sum() > 0

@@ -1,0 +1,99 @@
+"""Stage 1: train the degradation generator G, which makes clean LR faces look like real LR faces.
+
+    python train_h2l.py --data Datasets --out Trained_Models
+    python train_h2l.py --width 16 --steps-per-epoch 100 --precision fp32    # a quick look on a CPU
+    torchrun --nproc_per_node=4 train_h2l.py --batch-size 80                 # four GPUs
+
+x_d = G(x_c, z): a WGAN-GP critic D_l compares x_d with unpaired real LR faces x_r, and a pixel loss keeps x_d close to x_c.
+A run continues from its own state in --out. G's weights are written to h2l.pth, for train.py.
+"""
+
+from pathlib import Path
+
+import torch
+from torch.nn import functional
+
+import utils
+from losses import adversarial_loss, critic_loss, gradient_penalty
+from models import NOISE_CHANNELS, DegradationGenerator, LRCritic
+
+COLUMNS = [
+    "critic_loss", "wasserstein", "gradient_penalty", "generator_loss", "pixel_loss", "adversarial_loss", "psnr_degraded",
+]  # fmt: skip
+
+
+def build_parser() -> utils.Parser:
+    parser = utils.training_parser(__doc__, batch_size=20, epochs=4, decay=0.5, decay_epochs=1)
+    option = parser.option
+    option("generator-lr", 1e-4, "learning rate of Adam on G", "reference")
+    option("beta1", 0.5, "Adam's decay of the gradient's mean", "reference")
+    option("beta2", 0.999, "Adam's decay of the gradient's square", "reference")
+    option("critic-lr", 4e-4, "learning rate of SGD on D_l", "reference")
+    option("critic-momentum", 0.5, "momentum of SGD on D_l", "reference")
+    option("pixel-weight", 0.8, "weight of MSE(x_d, x_c)", "reference")
+    option("adversarial-weight", 1.0, "weight of -D_l(x_d)", "reference")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    options, given = utils.parse_options(build_parser(), argv)
+    run = utils.Run("h2l", options, given, COLUMNS)
+    hr_train, lr_train = run.faces("HR_train"), run.faces("LR_train")
+    hr_test, lr_test = run.faces("HR_test"), run.faces("LR_test")
+
+    run.network("generator", DegradationGenerator(options.width), inference=True)
+    run.network("critic", LRCritic(options.width))
+    betas = (options.beta1, options.beta2)
+    generator_optimizer = run.optimizer(
+        "generator", torch.optim.Adam(run.networks["generator"].parameters(), options.generator_lr, betas)
+    )
+    critic_optimizer = run.optimizer(
+        "critic", torch.optim.SGD(run.networks["critic"].parameters(), options.critic_lr, options.critic_momentum)
+    )
+    run.restore(hr_train)
+    generator, critic = run.distribute("generator"), run.distribute("critic")
+
+    def sample(path: Path) -> dict[str, float]:
+        """A sheet of clean, degraded and real LR faces; the PSNR of degraded against clean."""
+        _, clean = hr_test[: utils.SAMPLE_FACES]
+        (real,) = lr_test[: utils.SHEET_COLUMNS]
+        clean, real = (utils.to_unit_range(faces).to(run.device) for faces in (clean, real))
+        noise = torch.Generator().manual_seed(utils.SAMPLE_SEED)
+        with utils.evaluating(generator) as (network,), run.autocast():
+            draws = [network(clean, torch.randn(len(clean), NOISE_CHANNELS, generator=noise).to(run.device)) for _ in range(4)]
+        degraded = {f"degraded, z {number}": x_d for number, x_d in enumerate(draws, 1)}
+        rows = {"clean (HR_test)": clean, **degraded, "real LR (LR_test)": real}
+        utils.save_sheet(path, {title: faces[: utils.SHEET_COLUMNS] for title, faces in rows.items()})
+        return {"psnr_degraded": utils.psnr(torch.cat(draws), clean.repeat(4, 1, 1, 1))}
+
+    for iteration, (_, x_c, x_r) in run.batches(hr_train, lr_train):
+        update_generator = iteration % options.critic_updates == 0
+
+        # (1) degrade: a graph only where the generator learns from it
+        with run.autocast(), torch.set_grad_enabled(update_generator):
+            x_d = generator(x_c, run.normal(NOISE_CHANNELS)).float()
+
+        # (2) critic; without normalisation in D_l, fake and real faces can share a batch
+        with run.autocast():
+            fake_scores, real_scores = critic(torch.cat([x_d.detach(), x_r])).chunk(2)
+            penalty = gradient_penalty(critic, x_r, x_d, run.uniform())
+        loss = critic_loss(fake_scores, real_scores)
+        total = loss + options.gradient_penalty_weight * penalty
+        run.step(critic_optimizer, total)
+        terms = {"critic_loss": total, "wasserstein": -loss, "gradient_penalty": penalty}
+
+        # (3) generator
+        if update_generator:
+            with utils.frozen(critic) as frozen_critic:
+                with run.autocast():
+                    adversarial = adversarial_loss(frozen_critic(x_d))
+                pixel = functional.mse_loss(x_d, x_c)
+                total = options.pixel_weight * pixel + options.adversarial_weight * adversarial
+                run.step(generator_optimizer, total)
+            terms |= {"generator_loss": total, "pixel_loss": pixel, "adversarial_loss": adversarial}
+
+        run.finish(terms, sample)
+
+
+if __name__ == "__main__":
+    utils.run_script(main)
