@@ -72,10 +72,12 @@ def main(argv: list[str] | None = None) -> None:
     parameters = {name: list(network.parameters()) for name, network in run.networks.items()}
     betas = (options.beta1, options.beta2)
     generator_optimizer = run.optimizer(
-        "generator", torch.optim.Adam(parameters["extractor"] + parameters["decoder"], options.generator_lr, betas)
+        "generator", torch.optim.Adam(parameters["extractor"] + parameters["decoder"], options.generator_lr, betas, fused=True)
     )
-    critic_optimizer = run.optimizer("critic", torch.optim.Adam(parameters["critic"], options.critic_lr, betas))
-    alignment_optimizer = run.optimizer("alignment", torch.optim.Adam(parameters["extractor"], options.alignment_lr, betas))
+    critic_optimizer = run.optimizer("critic", torch.optim.Adam(parameters["critic"], options.critic_lr, betas, fused=True))
+    alignment_optimizer = run.optimizer(
+        "alignment", torch.optim.Adam(parameters["extractor"], options.alignment_lr, betas, fused=True)
+    )
     run.restore(hr_train)
     extractor, decoder, critic = (run.distribute(name) for name in ("extractor", "decoder", "critic"))
 

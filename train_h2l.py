@@ -45,10 +45,10 @@ def main(argv: list[str] | None = None) -> None:
     run.network("critic", LRCritic(options.width))
     betas = (options.beta1, options.beta2)
     generator_optimizer = run.optimizer(
-        "generator", torch.optim.Adam(run.networks["generator"].parameters(), options.generator_lr, betas)
+        "generator", torch.optim.Adam(run.networks["generator"].parameters(), options.generator_lr, betas, fused=True)
     )
     critic_optimizer = run.optimizer(
-        "critic", torch.optim.SGD(run.networks["critic"].parameters(), options.critic_lr, options.critic_momentum)
+        "critic", torch.optim.SGD(run.networks["critic"].parameters(), options.critic_lr, options.critic_momentum, fused=True)
     )
     run.restore(hr_train)
     generator, critic = run.distribute("generator"), run.distribute("critic")

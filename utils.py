@@ -5,12 +5,12 @@ import contextlib
 import hashlib
 import json
 import os
-import pickle
 import platform
 import shutil
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -223,18 +223,23 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def load_tensors(path: Path, remedy: str) -> Any:
+    """torch.load with weights_only=True, which cannot run code; a UserError for a file that is missing, half or hostile."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing: {remedy}") from error
+    except Exception as error:  # PyTorch's unpickler raises nearly every built-in type on damaged files
+        first_line = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"{path} is not a whole, safe file of tensors ({first_line}): {remedy}") from error
+
+
 def load_checkpoint(path: Path, kind: str, remedy: str) -> dict:
-    """Read a checkpoint of this project with weights_only=True: it cannot run code.
+    """Read a checkpoint of this project.
 
     Raises UserError, with the remedy, for a file that is missing, half-written, of another program, kind or version.
     """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is missing: {remedy}") from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, pickle.UnpicklingError) as error:
-        first_line = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"{path} is not a whole, safe checkpoint ({first_line}): {remedy}") from error
+    content = load_tensors(path, remedy)
     if not isinstance(content, dict) or "kind" not in content:
         raise UserError(f"{path} is not a checkpoint of this project: {remedy}")
     if content["kind"] != kind:
@@ -293,12 +298,7 @@ def load_perceptual_weights(choice: str) -> dict[str, Tensor] | None:
             ) from error
     else:
         remedy = "--vgg-weights takes imagenet, random, or a state dict of torchvision's vgg19() or vgg19().features"
-        try:
-            weights = torch.load(choice, map_location="cpu", weights_only=True)
-        except FileNotFoundError as error:
-            raise UserError(f"--vgg-weights: {choice} is missing: {remedy}") from error
-        except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-            raise UserError(f"--vgg-weights: {choice} is not a whole state dict ({error}): {remedy}") from error
+        weights = load_tensors(Path(choice), remedy)
         if not isinstance(weights, dict):
             raise UserError(f"--vgg-weights: {choice} is not a state dict: {remedy}")
     weights = {name.removeprefix("features."): tensor for name, tensor in weights.items()}
@@ -481,7 +481,6 @@ class Run:
                 self.optimizers[name].load_state_dict(self.state["optimizers"][name])
                 self.schedulers[name].load_state_dict(self.state["schedulers"][name])
             self.noise.set_state(self.state["noise"])
-            torch.set_rng_state(self.state["torch_random"])
             self.sums, self.counts = self.state["sums"], self.state["counts"]
             self.iteration = self.state["iteration"]
             self.say(f"continuing from {path}, iteration {self.iteration}")
@@ -581,8 +580,10 @@ class Run:
             self.sums[name] = self.sums.get(name, 0.0) + value
             self.counts[name] = self.counts.get(name, 0) + 1
         if self.iteration % self.steps_per_epoch == 0:
-            for scheduler in self.schedulers.values():
-                scheduler.step()
+            with warnings.catch_warnings():  # the alignment's optimizer rightly has not stepped in the first epoch
+                warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+                for scheduler in self.schedulers.values():
+                    scheduler.step()
 
         stop = torch.tensor(self.stop_signal)
         if self.world > 1:
@@ -652,8 +653,7 @@ class Run:
             "networks": networks,
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "schedulers": {name: scheduler.state_dict() for name, scheduler in self.schedulers.items()},
-            "noise": self.noise.get_state(),
-            "torch_random": torch.get_rng_state(),
+            "noise": self.noise.get_state(),  # the one random state: a batch's faces follow from seed and iteration
             "sums": self.sums,
             "counts": self.counts,
         }

@@ -11,6 +11,9 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+import utils  # noqa: E402
+from models import Decoder, FeatureExtractor  # noqa: E402
+
 TINY = ["--width", "4", "--batch-size", "4", "--precision", "fp32", "--device", "cpu", "--log-every", "1"]
 
 
@@ -46,6 +49,24 @@ def sr(demo_data, h2l) -> Path:
     result = run_script("train.py", *options)
     assert result.returncode == 0, result.stderr
     return h2l.parent / "sr.pth"
+
+
+@pytest.fixture(scope="session")
+def lively(tmp_path_factory) -> Path:
+    """sr.pth of random networks, scaled so that different inputs give clearly different pictures."""
+    torch.manual_seed(1)
+    extractor, decoder = FeatureExtractor(8), Decoder(8)
+    faces = torch.rand(64, 3, 16, 16) * 2 - 1
+    with torch.no_grad():
+        for _ in range(30):  # BatchNorm's running statistics
+            decoder(extractor(faces))
+        sr = decoder.eval()(extractor.eval()(faces))
+        decoder.layers[-1].weight *= 0.4 / (sr - sr.mean(dim=0)).std()
+    networks = {"extractor": extractor, "decoder": decoder}
+    weights = {name: network.state_dict() for name, network in networks.items()}
+    path = tmp_path_factory.mktemp("lively") / "sr.pth"
+    utils.save_checkpoint(path, "sr", {"width": 8, "settings": {}, "weights": weights})
+    return path
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,166 @@
+"""test.py, driven as users do: any image in, PNG out, nothing lost, nothing silently wrong."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, run_script
+from PIL import Image
+
+import test as script
+import utils
+from Datasets.faces import load_image, prepare_lr, to_bytes, to_unit_range, walk_files
+from models import Decoder, FeatureExtractor
+
+
+def picture(width=16, height=16, seed=0):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def run(sr, source, target, *more):
+    return run_script("test.py", "--weights", sr, "--input", source, "--output", target, "--device", "cpu", *more)
+
+
+def main(sr, source, target, *more):
+    options = ["--weights", sr, "--input", source, "--output", target, "--device", "cpu", *more]
+    script.main([str(option) for option in options])
+
+
+def test_the_shipped_folder(sr, tmp_path):
+    result = run(sr, "LR", tmp_path / "out", "--compare")
+    assert result.returncode == 0, result.stderr
+    faces = [file for file in walk_files(ROOT / "LR") if file.name.startswith("drawn_")]
+    assert 3 <= len(faces) <= 16
+    for file in faces:
+        with Image.open(tmp_path / "out" / f"{file.stem}.png") as image:
+            assert image.size == (64, 64) and image.format == "PNG" and image.mode == "RGB"
+    with Image.open(tmp_path / "out" / "compare.png") as sheet:
+        assert sheet.width > 700
+    assert f"{len(walk_files(ROOT / 'LR'))} images super-resolved" in result.stdout
+    assert "0 skipped" in result.stdout and "images/s" in result.stdout
+
+
+def test_the_output_is_the_networks(lively, tmp_path):
+    picture(20, 30).save(tmp_path / "face.png")
+    main(lively, tmp_path / "face.png", tmp_path / "out")
+    weights = torch.load(lively, weights_only=True)["weights"]
+    extractor, decoder = FeatureExtractor(8).eval(), Decoder(8).eval()
+    extractor.load_state_dict(weights["extractor"])
+    decoder.load_state_dict(weights["decoder"])
+    x = torch.from_numpy(np.array(prepare_lr(load_image(tmp_path / "face.png")))).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        expected = to_bytes(decoder(extractor(to_unit_range(x))))[0].permute(1, 2, 0).numpy()
+    written = np.asarray(Image.open(tmp_path / "out" / "face.png"))
+    assert np.abs(written.astype(int) - expected).max() <= 1
+
+
+def test_a_result_depends_neither_on_neighbours_nor_on_the_batch_size(lively, tmp_path):
+    for number in range(9):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        picture(seed=number).save(tmp_path / "in" / f"{number}.png")
+    main(lively, tmp_path / "in", tmp_path / "all", "--batch-size", 9)
+    main(lively, tmp_path / "in", tmp_path / "four", "--batch-size", 4)
+    main(lively, tmp_path / "in" / "5.png", tmp_path / "alone", "--batch-size", 1)
+
+    def read(name, number):
+        return np.asarray(Image.open(tmp_path / name / f"{number}.png")).astype(int)
+
+    assert all(np.abs(read("all", n) - read("four", n)).max() <= 1 for n in range(9))
+    assert np.abs(read("all", 5) - read("alone", 5)).max() <= 1
+    assert np.abs(read("all", 5) - read("all", 6)).max() > 20
+
+
+def test_many_kinds_of_files(sr, tmp_path):
+    source = tmp_path / "in"
+    (source / "sub" / "日本").mkdir(parents=True)
+    colour = picture()
+    colour.save(source / "a.png")
+    colour.save(source / "sub" / "日本" / "gesicht ä.bmp")
+    colour.convert("L").save(source / "grey.gif")
+    colour.convert("CMYK").save(source / "cmyk.jpg")
+    colour.convert("RGBA").save(source / "alpha.webp")
+    Image.fromarray(np.full((16, 16), 40000, np.uint16)).save(source / "deep.png")
+    colour.convert("P").save(source / "palette.tiff")
+    picture(300, 200).save(source / "large.png")
+    (source / "notes.txt").write_text("not an image")
+    (source / "half.png").write_bytes((source / "large.png").read_bytes()[:9000])
+    (source / "empty.jpg").touch()
+    result = run(sr, source, tmp_path / "out", "--batch-size", 3)
+    assert result.returncode == 0, result.stderr
+    expected = ["a", "sub/日本/gesicht ä", "grey", "cmyk", "alpha", "deep", "palette", "large"]
+    written = {file.relative_to(tmp_path / "out").as_posix() for file in walk_files(tmp_path / "out")}
+    assert written == {f"{name}.png" for name in expected}
+    assert "8 images super-resolved" in result.stdout and "3 skipped" in result.stdout
+    for name, reason in (("notes.txt", "is not an image"), ("half.png", "does not decode"), ("empty.jpg", "is not an image")):
+        assert f"skipped: {source / name} {reason}" in result.stderr
+    assert result.stderr.count("warning") == 1 and "large.png" in result.stderr and "16 px" in result.stderr
+
+
+def test_colliding_names_all_get_written_and_stay_the_same(lively, tmp_path):
+    source = tmp_path / "in"
+    source.mkdir()
+    for seed, name in enumerate(["a.png", "a.bmp", "a.bmp.png", "b.gif"]):
+        picture(seed=seed).save(source / name)
+    for target in ("one", "two"):
+        main(lively, source, tmp_path / target)
+    names = sorted(file.name for file in walk_files(tmp_path / "one"))
+    assert len(names) == 4 and "a.bmp.png" in names and "b.png" in names
+    assert len({(tmp_path / "one" / name).read_bytes() for name in names}) == 4  # each face's own
+    for name in names:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "names, expected",
+    [
+        (["a.png", "b.jpg"], ["a.png", "b.png"]),
+        (["a.png", "a.jpg"], ["a.png.png", "a.jpg.png"]),
+        (["a.jpg", "A.png"], ["a.jpg.png", "A.png.png"]),
+        (["a.jpg", "a.gif", "a.jpg.png"], ["a.jpg.2.png", "a.gif.png", "a.jpg.png"]),
+        (["x/a.png", "y/a.png"], ["x/a.png", "y/a.png"]),
+        (["compare.jpg"], ["compare.jpg.png"]),
+        (["noextension"], ["noextension.png"]),
+    ],
+)
+def test_output_names(names, expected):
+    assert script.output_names(names, {"compare.png"}) == expected
+    assert script.output_names(names[::-1], {"compare.png"}) == expected[::-1]
+
+
+def test_results_within_the_input_folder_are_not_inputs(sr, tmp_path, capsys):
+    picture().save(tmp_path / "a.png")
+    for _ in range(2):
+        main(sr, tmp_path, tmp_path / "Results")
+        assert "1 images super-resolved" in capsys.readouterr().out
+    with pytest.raises(utils.UserError, match="is the input folder"):
+        main(sr, tmp_path, tmp_path)
+
+
+def test_nothing_usable_is_an_error(sr, tmp_path):
+    (tmp_path / "in").mkdir()
+    result = run(sr, tmp_path / "in", tmp_path / "out")
+    assert result.returncode == 1 and "no usable image" in result.stderr
+    (tmp_path / "in" / "notes.txt").write_text("not an image")
+    result = run(sr, tmp_path / "in", tmp_path / "out")
+    assert result.returncode == 1 and "1 files skipped" in result.stderr
+    result = run(sr, tmp_path / "nowhere", tmp_path / "out")
+    assert result.returncode == 1 and "does not exist" in result.stderr
+
+
+def test_without_weights_it_says_how_to_get_them(tmp_path):
+    result = run(tmp_path / "sr.pth", "LR", tmp_path / "out")
+    assert result.returncode == 1
+    assert all(text in result.stderr for text in ("is missing", "train_h2l.py", "train.py", "make demo", "--weights"))
+
+
+def test_an_output_that_cannot_be_written(sr, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    result = run(sr, "LR", tmp_path / "file" / "out")
+    assert result.returncode == 1 and "choose another --output" in result.stderr
+
+
+def test_the_shipped_faces_are_small():
+    faces = [file for file in walk_files(ROOT / "LR") if file.name.startswith("drawn_")]
+    assert all(max(Image.open(file).size) < 32 for file in faces)
+    assert shutil.disk_usage(ROOT).total > sum(file.stat().st_size for file in faces) < 30_000

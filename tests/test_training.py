@@ -1,0 +1,320 @@
+"""Both trainers: what they write, that they do what the method says, and that a run continues as if never interrupted."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+import torch
+from conftest import ROOT, TINY, run_script
+from PIL import Image
+
+import train
+import train_h2l
+import utils
+
+
+def main(module, *options):
+    module.main([str(option) for option in options])
+
+
+def h2l_options(data, out, *more):
+    return ["--data", data, "--out", out, *TINY, *more]
+
+
+def sr_options(data, out, h2l, *more):
+    return ["--data", data, "--out", out, "--h2l", h2l, "--vgg-weights", "random", *TINY, *more]
+
+
+def assert_equal_states(a, b):
+    """Everything in two saved states is the same, bit for bit; the options may differ where they may change."""
+    a, b = (torch.load(path, weights_only=True) for path in (a, b))
+
+    def compare(x, y, where):
+        assert type(x) is type(y), where
+        if isinstance(x, dict):
+            assert x.keys() == y.keys(), where
+            for key in x:
+                if where != "/options" or key not in utils.CHANGEABLE:
+                    compare(x[key], y[key], f"{where}/{key}")
+        elif isinstance(x, (list, tuple)):
+            assert len(x) == len(y), where
+            for i, (one, other) in enumerate(zip(x, y)):
+                compare(one, other, f"{where}/{i}")
+        elif isinstance(x, torch.Tensor):
+            assert torch.equal(x, y), where
+        else:
+            assert x == y, where
+
+    compare(a, b, "")
+
+
+def test_every_file_is_written(sr):
+    out = sr.parent
+    for name, log, samples in (("h2l", "train_h2l.csv", "samples_h2l"), ("sr", "train.csv", "samples_sr")):
+        weights = torch.load(out / f"{name}.pth", weights_only=True)
+        assert weights["kind"] == name and weights["width"] == 4 and weights["settings"]["batch_size"] == 4
+        state = torch.load(out / f"{name}_state.pth", weights_only=True)
+        assert state["iteration"] == 2
+        assert json.loads((out / f"{name}_options.json").read_text())["width"] == 4
+        table = pd.read_csv(out / log)
+        assert list(table["iteration"]) == [1, 2]
+        assert table[["critic_loss", "gradient_penalty", "wasserstein", "images_per_second"]].notna().all(axis=None)
+        assert table["psnr_degraded"].notna().tolist() == [False, True]
+        with Image.open(out / samples / "0000002.png") as sheet:
+            assert sheet.width > 500 and sheet.height > 400
+        with Image.open(out / f"{name}_curves.png") as curves:
+            assert curves.width > 500
+    assert sorted(torch.load(out / "h2l.pth", weights_only=True)["weights"]) == ["generator"]
+    assert sorted(torch.load(out / "sr.pth", weights_only=True)["weights"]) == ["decoder", "extractor"]
+    assert not list(out.glob("*.tmp"))
+
+
+@pytest.mark.parametrize("stage", ["h2l", "sr"])
+def test_continued_run_equals_an_uninterrupted_one_bit_for_bit(stage, demo_data, h2l, tmp_path):
+    """Stopped within an epoch, between two generator updates and two rows of the log; other intervals, workers, lengths."""
+    module = train_h2l if stage == "h2l" else train
+
+    def options(out, *more):
+        schedule = ["--steps-per-epoch", 6, "--critic-updates", 2, "--log-every", 4, "--epochs", 3, *more]
+        return h2l_options(demo_data, out, *schedule) if stage == "h2l" else sr_options(demo_data, out, h2l, *schedule)
+
+    main(module, *options(tmp_path / "whole", "--save-every", 5, "--sample-every", 7))
+    main(module, *options(tmp_path / "parts", "--max-steps", 7, "--sample-every", 7))
+    assert torch.load(tmp_path / "parts" / f"{stage}_state.pth", weights_only=True)["iteration"] == 7
+    main(module, *options(tmp_path / "parts", "--workers", 1, "--save-every", 100, "--sample-every", 7))
+    assert_equal_states(tmp_path / "whole" / f"{stage}_state.pth", tmp_path / "parts" / f"{stage}_state.pth")
+    log = "train_h2l.csv" if stage == "h2l" else "train.csv"
+    whole, parts = (pd.read_csv(tmp_path / name / log).drop(columns="images_per_second") for name in ("whole", "parts"))
+    pd.testing.assert_frame_equal(whole, parts)
+    if stage == "sr":
+        assert whole["alignment_loss"].notna().sum() >= 2
+
+
+def test_rows_after_the_saved_state_are_written_again(demo_data, tmp_path):
+    options = h2l_options(demo_data, tmp_path, "--save-every", 3)
+    main(train_h2l, *options, "--max-steps", 3)
+    log = tmp_path / "train_h2l.csv"
+    with open(log, "a") as stream:  # as if killed after iteration 5, before the next save
+        stream.write("4,1,9,9,9,9,9,9,9,9,9\n5,1,9,9,9,9,9,9,9,9,9\n")
+    main(train_h2l, *options, "--max-steps", 6)
+    table = pd.read_csv(log)
+    assert list(table["iteration"]) == [1, 2, 3, 4, 5, 6]
+    assert (table["learning_rate"] < 1).all()
+
+
+def test_seeds_make_runs_the_same_or_different(demo_data, tmp_path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        main(train_h2l, *h2l_options(demo_data, tmp_path / name, "--max-steps", 2, "--seed", seed))
+    weights = [torch.load(tmp_path / n / "h2l_state.pth", weights_only=True)["networks"]["critic"] for n in "abc"]
+    assert utils.digest(weights[0]) == utils.digest(weights[1]) != utils.digest(weights[2])
+
+
+class Recorder:
+    """Records every update of a run: which optimizer stepped, and which networks it changed."""
+
+    def __init__(self, monkeypatch):
+        self.updates = []
+        step = utils.Run.step
+
+        def recorded(run, optimizer, loss):
+            before = {name: utils.digest(dict(network.named_parameters())) for name, network in run.networks.items()}
+            step(run, optimizer, loss)
+            changed = {n for n, network in run.networks.items() if utils.digest(dict(network.named_parameters())) != before[n]}
+            name = next(name for name, known in run.optimizers.items() if known is optimizer)
+            self.updates.append((run.iteration + 1, name, changed))
+
+        monkeypatch.setattr(utils.Run, "step", recorded)
+
+    def of(self, name):
+        return [(iteration, changed) for iteration, update, changed in self.updates if update == name]
+
+
+def test_stage_1_updates(demo_data, tmp_path, monkeypatch):
+    recorder = Recorder(monkeypatch)
+    main(train_h2l, *h2l_options(demo_data, tmp_path, "--max-steps", 11))
+    assert recorder.of("critic") == [(i, {"critic"}) for i in range(1, 12)]
+    assert recorder.of("generator") == [(i, {"generator"}) for i in (5, 10)]
+
+
+def test_stage_2_updates(demo_data, h2l, tmp_path, monkeypatch):
+    """Five critic updates a generator update; the alignment from epoch 2 on, moving E and never S; G frozen."""
+    recorder = Recorder(monkeypatch)
+    frozen = []
+    load_networks = utils.load_networks
+    monkeypatch.setattr(utils, "load_networks", lambda *a: frozen.append(load_networks(*a)) or frozen[0])
+    main(train, *sr_options(demo_data, tmp_path, h2l, "--steps-per-epoch", 10, "--epochs", 2))
+    assert recorder.of("critic") == [(i, {"critic"}) for i in range(1, 21)]
+    assert recorder.of("generator") == [(i, {"extractor", "decoder"}) for i in (5, 10, 15, 20)]
+    assert recorder.of("alignment") == [(15, {"extractor"}), (20, {"extractor"})]
+    weights = torch.load(h2l, weights_only=True)["weights"]["generator"]
+    after = frozen[0]["generator"].state_dict()
+    assert all(torch.equal(weights[name], after[name]) for name in weights)
+    assert not frozen[0]["generator"].training
+
+
+def test_ot_weight_0_and_the_warm_start_leave_parts_out(demo_data, h2l, tmp_path, monkeypatch):
+    recorder = Recorder(monkeypatch)
+    options = ["--steps-per-epoch", 5, "--epochs", 2, "--ot-weight", 0, "--warm-start-steps", 3]
+    main(train, *sr_options(demo_data, tmp_path, h2l, *options))
+    assert [i for i, _ in recorder.of("generator")] == [1, 2, 3, 5, 10]
+    assert [i for i, _ in recorder.of("critic")] == [4, 5, 6, 7, 8, 9, 10]
+    assert recorder.of("alignment") == []
+
+
+def test_learning_rates_fall_by_epochs(demo_data, tmp_path):
+    main(train_h2l, *h2l_options(demo_data, tmp_path, "--steps-per-epoch", 2, "--epochs", 3))
+    table = pd.read_csv(tmp_path / "train_h2l.csv")
+    assert table["learning_rate"].tolist() == pytest.approx([1e-4, 5e-5, 5e-5, 2.5e-5, 2.5e-5, 1.25e-5])
+    assert table["epoch"].tolist() == [1, 1, 2, 2, 3, 3]
+
+
+def test_sampling_leaves_no_trace(demo_data, h2l, tmp_path):
+    """Sample sheets are made in eval mode: neither BatchNorm's statistics nor any random state notice them."""
+    main(train, *sr_options(demo_data, tmp_path / "seldom", h2l, "--max-steps", 4, "--sample-every", 100))
+    main(train, *sr_options(demo_data, tmp_path / "often", h2l, "--max-steps", 4, "--sample-every", 1))
+    assert len(list((tmp_path / "often" / "samples_sr").iterdir())) == 4
+    a, b = (torch.load(tmp_path / n / "sr_state.pth", weights_only=True)["networks"] for n in ("seldom", "often"))
+    assert all(utils.digest(a[name]) == utils.digest(b[name]) for name in a)
+
+
+def test_bf16_trains_both_stages(demo_data, h2l, tmp_path):
+    options = ["--precision", "bf16", "--max-steps", 5]
+    main(train_h2l, *h2l_options(demo_data, tmp_path, *options))
+    main(train, *sr_options(demo_data, tmp_path, h2l, *options, "--ot-start-epoch", 1))
+    table = pd.read_csv(tmp_path / "train.csv")
+    assert table["alignment_loss"].notna().sum() == 1
+    state = torch.load(tmp_path / "sr_state.pth", weights_only=True)
+    assert all(tensor.dtype != torch.bfloat16 for network in state["networks"].values() for tensor in network.values())
+
+
+def test_options_that_contradict_the_saved_ones_are_named(sr, demo_data, h2l, tmp_path):
+    options = sr_options(demo_data, sr.parent, h2l)
+    with pytest.raises(utils.UserError, match=r"--l1-weight 0.7 \(the run has 0.5\).*--restart"):
+        main(train, *options, "--max-steps", 3, "--l1-weight", 0.7)
+    with pytest.raises(utils.UserError, match=r"--batch-size 5 \(the run has 4\)"):
+        main(train_h2l, *h2l_options(demo_data, sr.parent), "--batch-size", 5)
+
+
+def test_options_left_out_are_the_runs_own(demo_data, tmp_path, capsys):
+    main(train_h2l, *h2l_options(demo_data, tmp_path, "--max-steps", 2, "--pixel-weight", 7))
+    main(train_h2l, "--data", demo_data, "--out", tmp_path, "--max-steps", 3, "--device", "cpu")
+    printed = capsys.readouterr().out
+    assert "--pixel-weight 7.0" in printed and "iteration 2" in printed
+    state = torch.load(tmp_path / "h2l_state.pth", weights_only=True)
+    assert state["iteration"] == 3 and state["options"]["pixel_weight"] == 7
+
+
+def test_other_data_or_another_generator_cannot_continue_a_run(sr, demo_data, h2l, tmp_path):
+    result = run_script("Datasets/make_demo.py", "--out", tmp_path / "data", "--hr", 24, "--lr", 24, "--seed", 9)
+    assert result.returncode == 0
+    with pytest.raises(utils.UserError, match="HR_train is not what the run"):
+        main(train, *sr_options(tmp_path / "data", sr.parent, h2l, "--max-steps", 3))
+    main(train_h2l, *h2l_options(demo_data, tmp_path, "--max-steps", 1, "--seed", 8))
+    with pytest.raises(utils.UserError, match="h2l is not what the run"):
+        main(train, *sr_options(demo_data, sr.parent, tmp_path / "h2l.pth", "--max-steps", 3))
+
+
+def test_restart_keeps_the_old_files_aside(demo_data, tmp_path):
+    main(train_h2l, *h2l_options(demo_data, tmp_path, "--max-steps", 2))
+    old = (tmp_path / "h2l_state.pth").read_bytes()
+    main(train_h2l, *h2l_options(demo_data, tmp_path, "--max-steps", 1, "--restart", "--pixel-weight", 3))
+    (kept,) = tmp_path.glob("before_restart_h2l_*")
+    assert (kept / "h2l_state.pth").read_bytes() == old
+    assert (kept / "samples_h2l").is_dir() and (kept / "train_h2l.csv").exists()
+    assert torch.load(tmp_path / "h2l_state.pth", weights_only=True)["iteration"] == 1
+
+
+def test_a_complete_run_says_so(demo_data, tmp_path, capsys):
+    options = h2l_options(demo_data, tmp_path, "--max-steps", 2)
+    main(train_h2l, *options)
+    written = (tmp_path / "h2l_state.pth").stat().st_mtime_ns
+    main(train_h2l, *options)
+    assert "complete after 2 iterations" in capsys.readouterr().out
+    assert (tmp_path / "h2l_state.pth").stat().st_mtime_ns == written
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM that a process can catch")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_finish_the_iteration_and_save(number, demo_data, tmp_path):
+    options = h2l_options(demo_data, tmp_path, "--epochs", 100000)
+    with subprocess.Popen([sys.executable, "train_h2l.py", *map(str, options)], cwd=ROOT, stderr=subprocess.DEVNULL) as run:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "train_h2l.csv").exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        run.send_signal(number)
+        assert run.wait(timeout=60) == 128 + number
+    iteration = torch.load(tmp_path / "h2l_state.pth", weights_only=True)["iteration"]
+    assert iteration == pd.read_csv(tmp_path / "train_h2l.csv")["iteration"].max()
+
+
+def torchrun(script, *options):
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", script]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, *command, *map(str, options)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240
+    )
+
+
+def test_two_processes_do_what_one_does(demo_data, tmp_path):
+    """Stage 1 has no BatchNorm: with the same global batch and noise, two processes take the very same steps."""
+    options = ["--max-steps", 10, "--critic-updates", 2]
+    main(train_h2l, *h2l_options(demo_data, tmp_path / "one", *options))
+    result = torchrun("train_h2l.py", *h2l_options(demo_data, tmp_path / "two", *options))
+    assert result.returncode == 0, result.stderr
+    one, two = (torch.load(tmp_path / n / "h2l_state.pth", weights_only=True) for n in ("one", "two"))
+    for name in ("generator", "critic"):
+        for key, tensor in one["networks"][name].items():
+            assert torch.allclose(tensor, two["networks"][name][key], atol=2e-5), f"{name} {key}"
+    assert torch.equal(one["noise"], two["noise"])
+    assert len(pd.read_csv(tmp_path / "two" / "train_h2l.csv")) == 10  # one writer
+
+
+def test_two_processes_train_stage_2_and_continue(demo_data, h2l, tmp_path):
+    options = sr_options(demo_data, tmp_path, h2l, "--steps-per-epoch", 5, "--epochs", 2)
+    result = torchrun("train.py", *options, "--max-steps", 7)
+    assert result.returncode == 0, result.stderr
+    result = torchrun("train.py", *options)
+    assert result.returncode == 0, result.stderr
+    table = pd.read_csv(tmp_path / "train.csv")
+    assert table["iteration"].tolist() == list(range(1, 11))
+    assert table["alignment_loss"].notna().sum() == 1
+
+
+def test_a_batch_that_the_processes_do_not_divide(demo_data, tmp_path):
+    result = torchrun("train_h2l.py", *h2l_options(demo_data, tmp_path, "--batch-size", 5))
+    assert result.returncode != 0
+    assert "--batch-size 5 cannot be divided among 2 processes" in result.stderr
+
+
+def test_tensorboard_logs_or_names_the_package(demo_data, tmp_path, monkeypatch):
+    main(train_h2l, *h2l_options(demo_data, tmp_path / "a", "--max-steps", 1, "--tensorboard"))
+    assert list((tmp_path / "a" / "h2l_tensorboard").iterdir())
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(utils.UserError, match="pip install tensorboard"):
+        main(train_h2l, *h2l_options(demo_data, tmp_path / "b", "--max-steps", 1, "--tensorboard"))
+
+
+def test_without_matplotlib_there_are_no_curves(demo_data, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    main(train_h2l, *h2l_options(demo_data, tmp_path, "--max-steps", 1))
+    assert not (tmp_path / "h2l_curves.png").exists()
+
+
+@pytest.mark.parametrize("script", ["train_h2l.py", "train.py", "test.py", "Datasets/make_csv.py", "Datasets/make_demo.py"])
+def test_help_shows_every_default(script):
+    result = run_script(script, "--help")
+    assert result.returncode == 0
+    assert "default" in result.stdout
+    if script.startswith("train"):
+        assert "reference" in result.stdout and "paper" in result.stdout
+
+
+def test_importing_a_script_does_nothing():
+    code = "import train, train_h2l, test, utils; print(open)"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0 and result.stdout.startswith("<built-in")
