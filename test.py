@@ -4,6 +4,7 @@ python test.py
 python test.py --input my_faces --output my_results --compare
 """
 
+import argparse
 import os
 import sys
 import time
@@ -28,7 +29,7 @@ NO_WEIGHTS = "train with train_h2l.py and train.py (or try everything with `make
 
 
 def build_parser() -> utils.Parser:
-    parser = utils.Parser(description=__doc__, formatter_class=utils.argparse.RawDescriptionHelpFormatter)
+    parser = utils.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.option("input", "LR", "folder of low-resolution faces, with its sub-folders, or one image", metavar="PATH")
     parser.option("output", "Results", "folder of the results", metavar="DIR")
     parser.option("weights", "Trained_Models/sr.pth", "weights written by train.py")
@@ -152,12 +153,13 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def save_comparison(compared: list[tuple[Image.Image, np.ndarray]], path: Path) -> None:
-    """A sheet with input (enlarged without smoothing), bicubic and SR of each face, four faces a row."""
+    """A sheet with input, bicubic and SR of each face, four faces a row, all at twice the size without smoothing."""
     tiles = []
     for face, sr in compared:
         sizes = ((Image.Resampling.NEAREST, face), (Image.Resampling.BICUBIC, face))
         tiles += [np.asarray(image.resize((HR_SIZE, HR_SIZE), filter)) for filter, image in sizes] + [sr]
-    images = to_unit_range(torch.from_numpy(np.stack(tiles)).permute(0, 3, 1, 2))
+    tiles = np.stack(tiles).repeat(2, axis=1).repeat(2, axis=2)
+    images = to_unit_range(torch.from_numpy(tiles).permute(0, 3, 1, 2))
     utils.save_sheet(path, {"input, bicubic, SR | input, bicubic, SR | ...": images}, columns=12)
 
 

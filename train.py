@@ -9,6 +9,7 @@ the second epoch on, Sinkhorn distances pull E(x_c) and E(x_d) towards E(x_m): t
 A run continues from its own state in --out. The weights of E and S are written to sr.pth, for test.py.
 """
 
+import argparse
 from pathlib import Path
 
 import torch
@@ -52,6 +53,12 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f"--alpha {options.alpha}: must be in [0, 1]")
     if options.sinkhorn_eps <= 0:
         parser.error("--sinkhorn-eps must be positive")
+    with utils.explain_out_of_memory(options.batch_size):
+        train(options, given)
+
+
+def train(options: argparse.Namespace, given: set[str]) -> None:
+    """Stage 2 from the first batch to the last; `given`: the options that the user named."""
     run = utils.Run("sr", options, given, COLUMNS)
 
     h2l = Path(options.h2l or run.out / "h2l.pth")

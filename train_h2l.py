@@ -8,6 +8,7 @@ x_d = G(x_c, z): a WGAN-GP critic D_l compares x_d with unpaired real LR faces x
 A run continues from its own state in --out. G's weights are written to h2l.pth, for train.py.
 """
 
+import argparse
 from pathlib import Path
 
 import torch
@@ -37,6 +38,12 @@ def build_parser() -> utils.Parser:
 
 def main(argv: list[str] | None = None) -> None:
     options, given = utils.parse_options(build_parser(), argv)
+    with utils.explain_out_of_memory(options.batch_size):
+        train(options, given)
+
+
+def train(options: argparse.Namespace, given: set[str]) -> None:
+    """Stage 1 from the first batch to the last; `given`: the options that the user named."""
     run = utils.Run("h2l", options, given, COLUMNS)
     hr_train, lr_train = run.faces("HR_train"), run.faces("LR_train")
     hr_test, lr_test = run.faces("HR_test"), run.faces("LR_test")

@@ -55,7 +55,9 @@ def run_script(main: Callable[[], None]) -> None:
 
 
 @contextlib.contextmanager
-def explain_out_of_memory(batch_size: int, remedy: str) -> Iterator[None]:
+def explain_out_of_memory(
+    batch_size: int, remedy: str = "lower --batch-size, or train with a smaller --width or with --precision bf16"
+) -> Iterator[None]:
     """Turn PyTorch's out-of-memory errors, of a GPU or of the CPU, into one that names the batch size and the remedy."""
     try:
         yield
@@ -544,8 +546,7 @@ class Run:
         self._catch_signals()
         self.bar = tqdm(total=self.total, initial=self.iteration, desc=self.name, unit="it", disable=not self.main)
         self.clock = (self.iteration, time.perf_counter())
-        remedy = "lower --batch-size, or train with a smaller --width or --precision bf16"
-        with self.bar, explain_out_of_memory(options.batch_size, remedy):
+        with self.bar:
             for faces in loader:
                 yield self.iteration + 1, [to_unit_range(face.to(self.device, non_blocking=cuda)) for face in faces]
         self.say(f"done: {self.total} iterations; weights in {self.out / self.name}.pth")
@@ -579,12 +580,6 @@ class Run:
                 )
             self.sums[name] = self.sums.get(name, 0.0) + value
             self.counts[name] = self.counts.get(name, 0) + 1
-        if self.iteration % self.steps_per_epoch == 0:
-            with warnings.catch_warnings():  # the alignment's optimizer rightly has not stepped in the first epoch
-                warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
-                for scheduler in self.schedulers.values():
-                    scheduler.step()
-
         stop = torch.tensor(self.stop_signal)
         if self.world > 1:
             stop = stop.to(self.device)
@@ -602,6 +597,11 @@ class Run:
         if self.main and (sampled or last):
             plot_curves(self.out / self.log_name, self.out / f"{self.name}_curves.png")
         self.bar.update()
+        if self.iteration % self.steps_per_epoch == 0:
+            with warnings.catch_warnings():  # the alignment's optimizer rightly has not stepped in the first epoch
+                warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+                for scheduler in self.schedulers.values():
+                    scheduler.step()
         if self.iteration % options.save_every == 0 or last or self.stop_signal:
             self.save()
         if self.stop_signal:

@@ -188,6 +188,15 @@ def test_out_of_memory_names_the_batch_size(error):
             raise RuntimeError("something else")
 
 
+def test_out_of_memory_while_training(demo_data, tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(train_h2l, "critic_loss", fail)
+    with pytest.raises(utils.UserError, match="--batch-size 4 .*Tried to allocate 2 GiB.*lower --batch-size.*--width"):
+        train_h2l.main(h2l_options(demo_data, tmp_path))
+
+
 @pytest.mark.parametrize(
     "options, reason",
     [
