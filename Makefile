@@ -1,10 +1,11 @@
 # make demo: install into .venv, draw faces, train both stages briefly, super-resolve LR/. Writes only under demo/.
 # make test: install into .venv, with requirements-dev.txt, and run the tests.
+# make soak: about 20 minutes of kills, hostile files and load; not part of `make test`.
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip install --disable-pip-version-check --quiet
 RUN = .venv/bin/python
 
-.PHONY: demo test lint clean
+.PHONY: demo test soak lint clean
 
 demo: .venv/.installed
 	rm -rf demo
@@ -26,6 +27,11 @@ DEMO_SR = --vgg-weights random --batch-size 8 --l1-weight 4 --generator-lr 2e-3 
 
 test: .venv/.installed-dev
 	$(RUN) -m pytest
+
+soak: .venv/.installed-dev
+	$(RUN) tests/soak/kill.py
+	$(RUN) tests/soak/hostile.py
+	$(RUN) tests/soak/load.py
 
 lint: .venv/.installed-dev
 	$(RUN) -m ruff check .

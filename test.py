@@ -35,6 +35,9 @@ def build_parser() -> utils.Parser:
     parser.option("weights", "Trained_Models/sr.pth", "weights written by train.py")
     parser.option("batch-size", 64, "faces in a batch; the results do not depend on it")
     parser.option("device", "auto", "auto: the GPU if there is one", choices=("auto", "cuda", "cpu"))
+    parser.add_argument(
+        "--skip-existing", action="store_true", help="leave out inputs whose result is there: to go on after a stop"
+    )
     parser.add_argument("--compare", action="store_true", help="also write compare.png: input, bicubic, SR of the first 64")
     return parser
 
@@ -88,6 +91,13 @@ def main(argv: list[str] | None = None) -> None:
     names = [file.relative_to(folder).as_posix() for file in files]
     outputs = [target / name for name in output_names(names, {"compare.png"} if options.compare else frozenset())]
 
+    if options.skip_existing:
+        waiting = [(file, output) for file, output in zip(files, outputs) if not output.exists()]
+        print(f"--skip-existing: {len(files) - len(waiting)} results are there already")
+        if files and not waiting:
+            return
+        files, outputs = [file for file, _ in waiting], [output for _, output in waiting]
+
     skipped: list[str] = []
     large: list[str] = []
     compared: list[tuple[Image.Image, np.ndarray]] = []
@@ -106,7 +116,7 @@ def main(argv: list[str] | None = None) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise utils.UserError(f"cannot make the folder {path.parent} ({error}): choose another --output") from error
-        utils.write_whole(path, lambda temporary: Image.fromarray(image).save(temporary, "PNG"))
+        utils.write_whole(path, lambda temporary: Image.fromarray(image).save(temporary, "PNG"), flush=False)
 
     def decoded_batches(pool: ThreadPoolExecutor) -> Iterator[list[tuple[Image.Image, Path]]]:
         """Batches of decodable inputs; at most two batches of files are held at a time."""

@@ -21,7 +21,7 @@ from models import NOISE_CHANNELS, Decoder, DegradationGenerator, FeatureExtract
 
 COLUMNS = [
     "critic_loss", "wasserstein", "gradient_penalty", "generator_loss", "perceptual_loss", "l1_loss", "adversarial_loss",
-    "alignment_loss", "psnr_clean", "psnr_degraded", "psnr_mixed",
+    "alignment_loss", "saturated", "psnr_clean", "psnr_degraded", "psnr_mixed",
 ]  # fmt: skip
 
 
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f"--alpha {options.alpha}: must be in [0, 1]")
     if options.sinkhorn_eps <= 0:
         parser.error("--sinkhorn-eps must be positive")
-    with utils.explain_out_of_memory(options.batch_size):
+    with utils.exclusive(options.out, "sr"), utils.explain_out_of_memory(options.batch_size):
         train(options, given)
 
 
@@ -146,6 +146,7 @@ def train(options: argparse.Namespace, given: set[str]) -> None:
                         terms |= {"adversarial_loss": adversarial}
                 run.step(generator_optimizer, total)
             terms |= {"generator_loss": total, "perceptual_loss": perceptual, "l1_loss": l1}
+            terms |= {"saturated": utils.saturated(sr)}
 
             # (4) alignment: E alone, towards the features of the mix
             if align:

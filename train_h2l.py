@@ -19,7 +19,8 @@ from losses import adversarial_loss, critic_loss, gradient_penalty
 from models import NOISE_CHANNELS, DegradationGenerator, LRCritic
 
 COLUMNS = [
-    "critic_loss", "wasserstein", "gradient_penalty", "generator_loss", "pixel_loss", "adversarial_loss", "psnr_degraded",
+    "critic_loss", "wasserstein", "gradient_penalty", "generator_loss", "pixel_loss", "adversarial_loss", "saturated",
+    "psnr_degraded",
 ]  # fmt: skip
 
 
@@ -38,7 +39,7 @@ def build_parser() -> utils.Parser:
 
 def main(argv: list[str] | None = None) -> None:
     options, given = utils.parse_options(build_parser(), argv)
-    with utils.explain_out_of_memory(options.batch_size):
+    with utils.exclusive(options.out, "h2l"), utils.explain_out_of_memory(options.batch_size):
         train(options, given)
 
 
@@ -98,6 +99,7 @@ def train(options: argparse.Namespace, given: set[str]) -> None:
                 total = options.pixel_weight * pixel + options.adversarial_weight * adversarial
                 run.step(generator_optimizer, total)
             terms |= {"generator_loss": total, "pixel_loss": pixel, "adversarial_loss": adversarial}
+            terms |= {"saturated": utils.saturated(x_d)}
 
         run.finish(terms, sample)
 

@@ -30,6 +30,8 @@ from Datasets.faces import BatchIndices, DataError, FaceBatches, PreparedFaces, 
 CHECKPOINT_VERSION = 1
 SAMPLE_FACES = 64  # how many faces of a test list the PSNR in the log is measured on
 SHEET_COLUMNS = 8  # how many faces a sample sheet shows
+SATURATED_UPDATES = 100  # so many generator updates in a row with mostly saturated outputs stop a run
+LOGS = {"h2l": "train_h2l.csv", "sr": "train.csv"}
 SAMPLE_SEED = 1234  # of the noise in sample sheets: the same z at every step and in every run
 
 # Options that may change when a run continues. --data may name another place, if the faces in it are the same
@@ -49,9 +51,52 @@ def run_script(main: Callable[[], None]) -> None:
         main()
     except (UserError, DataError, FloatingPointError) as error:
         sys.exit(f"error: {error}")
+    except OSError as error:  # a full disk, a folder that vanished or became read-only
+        sys.exit(f"error: {error}. What was written before is whole; mend this and run the same command again")
     finally:
         if distributed.is_initialized():
             distributed.destroy_process_group()
+
+
+@contextlib.contextmanager
+def exclusive(folder: str, name: str) -> Iterator[None]:
+    """Hold the output folder for one run of a stage; a second run, on this machine, is refused.
+
+    The system releases the lock when its process ends in whatever way, so that no lock is ever stale. Temporary files that
+    a killed run left behind are removed.
+    """
+    if int(os.environ.get("RANK", 0)) > 0:  # the first process holds it for all
+        yield
+        return
+    path = Path(folder) / f".{name}.lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = open(path, "a+")
+    except OSError as error:
+        raise UserError(f"cannot write to the folder {folder} ({error}): name another with --out") from error
+    with stream:
+        try:
+            if os.name == "nt":
+                import msvcrt
+
+                stream.seek(1 << 20)  # far behind the text, which others must be able to read
+                msvcrt.locking(stream.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                import fcntl
+
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            stream.seek(0)
+            raise UserError(
+                f"{folder} is in use by {stream.read().strip() or 'another run'}: wait for it, stop it, or name another --out"
+            ) from error
+        stream.truncate(0)
+        stream.write(f"process {os.getpid()} on {platform.node()}\n")
+        stream.flush()
+        for pattern in (f"{name}*.tmp", f"samples_{name}/*.tmp", f"{LOGS[name]}.*.tmp"):
+            for leftover in path.parent.glob(pattern):
+                leftover.unlink()
+        yield
 
 
 @contextlib.contextmanager
@@ -209,13 +254,17 @@ def save_checkpoint(path: Path, kind: str, content: dict) -> None:
     write_whole(path, lambda temporary: torch.save(content, temporary))
 
 
-def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` fill a temporary file beside `path`, flush it to the disk and rename it to `path`."""
+def write_whole(path: Path, write: Callable[[Path], Any], flush: bool = True) -> None:
+    """Let `write` fill a temporary file beside `path`, flush it to the disk and rename it to `path`: never half a file.
+
+    flush: wait for the disk, so that the file also survives a power cut; pictures can do without.
+    """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         write(temporary)
-        with open(temporary, "rb+") as stream:
-            os.fsync(stream.fileno())
+        if flush:
+            with open(temporary, "rb+") as stream:
+                os.fsync(stream.fileno())
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
         if isinstance(error, torch.OutOfMemoryError):
@@ -331,7 +380,7 @@ class Run:
     def __init__(self, name: str, options: argparse.Namespace, given: set[str], columns: list[str]) -> None:
         """name: "h2l" or "sr", the first part of the files' names. columns: the log's terms and measurements."""
         self.name = name
-        self.log_name = "train_h2l.csv" if name == "h2l" else "train.csv"
+        self.log_name = LOGS[name]
         self.options = options
         self.out = Path(options.out)
         self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -340,11 +389,6 @@ class Run:
         self.device = choose_device(options.device)
         if self.world > 1:
             distributed.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
-        try:
-            self.out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot make the folder {self.out} ({error}): name another with --out") from error
-
         self.state = self._find_state(given)
         if options.batch_size % self.world:
             raise UserError(
@@ -362,7 +406,7 @@ class Run:
         self.fingerprints: dict[str, str] = {}
         self.sums: dict[str, float] = {}
         self.counts: dict[str, int] = {}
-        self.iteration = self.steps_per_epoch = self.total = 0
+        self.iteration = self.steps_per_epoch = self.total = self.saturated_updates = 0
         self.tensorboard = None
         if options.tensorboard and self.main:
             try:
@@ -484,11 +528,13 @@ class Run:
                 self.schedulers[name].load_state_dict(self.state["schedulers"][name])
             self.noise.set_state(self.state["noise"])
             self.sums, self.counts = self.state["sums"], self.state["counts"]
+            self.saturated_updates = self.state["saturated_updates"]
             self.iteration = self.state["iteration"]
             self.say(f"continuing from {path}, iteration {self.iteration}")
             if self.main and log.exists():  # rows after the saved state will be written again
                 rows = pd.read_csv(log)
-                rows = rows[rows["iteration"] <= self.iteration].reindex(columns=self.columns)
+                whole = (rows["iteration"] <= self.iteration) & (rows["iteration"].diff().fillna(1) > 0)
+                rows = rows[whole].reindex(columns=self.columns)  # a killed run may have left half a row
                 write_whole(log, lambda temporary: rows.to_csv(temporary, index=False))
             self.state = None
         elif self.main:
@@ -580,6 +626,13 @@ class Run:
                 )
             self.sums[name] = self.sums.get(name, 0.0) + value
             self.counts[name] = self.counts.get(name, 0) + 1
+            if name == "saturated":
+                self.saturated_updates = self.saturated_updates + 1 if value > 0.5 else 0
+        if self.saturated_updates >= SATURATED_UPDATES:
+            raise FloatingPointError(
+                f"saturated: over half of the generator's output values were beyond [-1, 1] in each of the last "
+                f"{SATURATED_UPDATES} updates, at iteration {self.iteration}; the pictures are lost. Lower the learning rates"
+            )
         stop = torch.tensor(self.stop_signal)
         if self.world > 1:
             stop = stop.to(self.device)
@@ -656,6 +709,7 @@ class Run:
             "noise": self.noise.get_state(),  # the one random state: a batch's faces follow from seed and iteration
             "sums": self.sums,
             "counts": self.counts,
+            "saturated_updates": self.saturated_updates,
         }
         save_checkpoint(self.out / f"{self.name}_state.pth", f"{self.name}_state", state)
         weights = {
@@ -667,6 +721,11 @@ class Run:
 
 
 # --- pictures ----------------------------------------------------------------------------------------------------
+
+
+def saturated(images: Tensor) -> Tensor:
+    """The share of values outside [-1, 1], a scalar: what clamping would lose."""
+    return (images.detach().abs() > 1).float().mean()
 
 
 def psnr(images: Tensor, targets: Tensor) -> float:
@@ -695,7 +754,7 @@ def save_sheet(path: Path, rows: dict[str, Tensor], columns: int = SHEET_COLUMNS
         draw.text((3, top + 1), title, "black")
         sheet.paste(Image.fromarray(grid.permute(1, 2, 0).numpy()), (0, top + title_height))
         top += title_height + grid.shape[1]
-    write_whole(path, lambda temporary: sheet.save(temporary, "PNG"))
+    write_whole(path, lambda temporary: sheet.save(temporary, "PNG"), flush=False)
 
 
 def plot_curves(log: Path, path: Path) -> None:
@@ -718,5 +777,5 @@ def plot_curves(log: Path, path: Path) -> None:
     for axis in axes.flat[len(names) :]:
         axis.axis("off")
     figure.tight_layout()
-    write_whole(path, lambda temporary: figure.savefig(temporary, format="png", dpi=80))
+    write_whole(path, lambda temporary: figure.savefig(temporary, format="png", dpi=80), flush=False)
     pyplot.close(figure)

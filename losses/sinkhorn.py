@@ -64,15 +64,16 @@ def solve(cost: Tensor, eps: float = 1e-3, tolerance: float | None = None, max_i
     max_iterations: the cap of the last stage. A problem that is not solved by then is reported by a RuntimeWarning
     and by `converged`.
 
-    Raises ValueError for eps <= 0 or an empty problem and FloatingPointError for a cost that is not finite.
+    A problem with a cost that is not finite gets NaN at once. Raises ValueError for eps <= 0 or an empty problem.
     """
     batch, n, m = cost.shape
     if eps <= 0:
         raise ValueError(f"Sinkhorn: eps is {eps:g}; it must be positive")
     if min(batch, n, m) == 0:
         raise ValueError(f"Sinkhorn: a cost of shape {tuple(cost.shape)} has no points")
-    if not torch.isfinite(cost).all():
-        raise FloatingPointError("Sinkhorn: the cost is not finite (the features have NaN or infinite values)")
+    lost = ~torch.isfinite(cost).all(dim=2).all(dim=1)
+    if lost.any():
+        cost = cost.masked_fill(lost[:, None, None], 0)
     if tolerance is None:
         tolerance = 1e-6 if cost.dtype == torch.float64 else 1e-4
     # An error of 2/n is one unmatched point, which no later stage finds again: a stage ends well below that.
@@ -101,6 +102,8 @@ def solve(cost: Tensor, eps: float = 1e-3, tolerance: float | None = None, max_i
             stacklevel=2,
         )
     value = f.mean(dim=(1, 2)) + g.mean(dim=(1, 2)) - eps * (plan.sum(dim=(1, 2)) - 1)
+    if lost.any():
+        value, plan = value.masked_fill(lost, math.nan), plan.masked_fill(lost[:, None, None], math.nan)
     return SinkhornSolution(plan, f[:, :, 0], g[:, 0], value, error, iterations, converged)
 
 

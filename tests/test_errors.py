@@ -1,6 +1,9 @@
 """Bad input ends in an error that names what is wrong and the remedy, before training starts and without a traceback."""
 
+import os
 import pickle
+import shutil
+import sys
 
 import pytest
 import torch
@@ -127,15 +130,127 @@ def test_a_damaged_state_names_the_remedies(demo_data, tmp_path):
         train_h2l.main(h2l_options(demo_data, tmp_path))
 
 
-@pytest.mark.parametrize("term", ["critic_loss", "gradient_penalty"])
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_state(term, demo_data, tmp_path, monkeypatch):
+STAGE_1_TERMS = ["critic_loss", "gradient_penalty", "adversarial_loss", "mse_loss"]
+STAGE_2_TERMS = ["critic_loss", "gradient_penalty", "adversarial_loss", "alignment_loss", "l1_loss", "perceptual"]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("stage, term", [*(("h2l", t) for t in STAGE_1_TERMS), *(("sr", t) for t in STAGE_2_TERMS)])
+def test_a_nan_in_any_loss_stops_the_run_in_that_iteration(stage, term, precision, demo_data, h2l, tmp_path, monkeypatch):
+    module = train_h2l if stage == "h2l" else train
+    more = ["--precision", precision, "--critic-updates", 1, "--save-every", 1]
+    options = (h2l_options if stage == "h2l" else sr_options)(
+        demo_data, tmp_path, *([h2l] if stage == "sr" else []), *more, *(["--ot-start-epoch", 1] if stage == "sr" else [])
+    )
+    module.main(options)
+    before = (tmp_path / f"{stage}_state.pth").read_bytes()
+    if term == "perceptual":
+        monkeypatch.setattr(train.PerceptualLoss, "forward", lambda self, x, target: x.mean() * float("nan"))
+    else:
+        owner = torch.nn.functional if term in ("mse_loss", "l1_loss") else module
+        function = getattr(owner, term)
+        monkeypatch.setattr(owner, term, lambda *arguments, **more: function(*arguments, **more) * float("nan"))
+    with pytest.raises(FloatingPointError, match=r"(loss|penalty|wasserstein) is nan at iteration 2\.") as error:
+        module.main([*options, "--max-steps", "3"])
+    assert str(tmp_path / f"{stage}_state.pth") in str(error.value)
+    assert (tmp_path / f"{stage}_state.pth").read_bytes() == before
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("stage, name", [("h2l", "generator"), ("h2l", "critic"), ("sr", "extractor"), ("sr", "decoder"),
+                                         ("sr", "critic"), ("sr", "h2l"), ("h2l", "noise")])  # fmt: skip
+def test_a_nan_in_any_network_or_input_stops_the_run(stage, name, precision, demo_data, h2l, tmp_path, monkeypatch):
+    module = train_h2l if stage == "h2l" else train
+    more = ["--precision", precision, "--max-steps", 3]
+    options = (h2l_options if stage == "h2l" else sr_options)(demo_data, tmp_path, *([h2l] if stage == "sr" else []), *more)
+    step, normal, load_networks = utils.Run.step, utils.Run.normal, utils.load_networks
+
+    def spoiled_step(run, optimizer, loss):  # after the first iteration's last update
+        step(run, optimizer, loss)
+        if name in run.networks and run.iteration == 0:
+            weight = next(run.networks[name].parameters()).data
+            weight[(0,) * weight.ndim] = float("nan")
+
+    def spoiled_networks(*arguments):
+        loaded = load_networks(*arguments)
+        loaded["generator"].tail.bias.data[0] = float("nan")
+        return loaded
+
+    monkeypatch.setattr(utils.Run, "step", spoiled_step)
+    if name == "noise":
+        monkeypatch.setattr(utils.Run, "normal", lambda run, n: normal(run, n) * (float("nan") if run.iteration else 1))
+    if name == "h2l":
+        monkeypatch.setattr(utils, "load_networks", spoiled_networks)
+    with pytest.raises(FloatingPointError, match=f"is nan at iteration {1 if name == 'h2l' else 2}"):
+        module.main(options)
+    assert not (tmp_path / f"{stage}_state.pth").exists()
+
+
+@pytest.mark.parametrize("stage", ["h2l", "sr"])
+def test_an_absurd_learning_rate_ends_in_an_error(stage, demo_data, h2l, tmp_path):
+    more = ["--generator-lr", "1e3", "--epochs", 1000, "--max-steps", 150, "--critic-updates", 1, "--log-every", 50]
+    if stage == "h2l":
+        options = h2l_options(demo_data, tmp_path, *more)
+    else:
+        options = sr_options(demo_data, tmp_path, h2l, *more, "--warm-start-steps", 150)
+    with pytest.raises(FloatingPointError, match="is nan|is inf|is -inf|saturated: over half"):
+        (train_h2l if stage == "h2l" else train).main(options)
+
+
+def test_saturation_has_to_last(monkeypatch, demo_data, tmp_path):
+    """99 saturated updates in a row are borne, 100 are not; the count survives an interruption."""
+    monkeypatch.setattr(train_h2l.utils, "saturated", lambda images: torch.tensor(0.9))
+    intervals = ["--save-every", 1000, "--log-every", 1000, "--sample-every", 1000]
+    options = h2l_options(demo_data, tmp_path, "--critic-updates", 1, "--epochs", 1000, *intervals)
+    train_h2l.main([*options, "--max-steps", "60"])
+    train_h2l.main([*options, "--max-steps", "99"])
+    with pytest.raises(FloatingPointError, match="saturated: over half .* at iteration 100"):
+        train_h2l.main([*options, "--max-steps", "101"])
+
+
+def test_a_second_run_on_one_folder_is_refused_and_a_dead_ones_lock_is_not(demo_data, tmp_path):
+    with utils.exclusive(str(tmp_path), "h2l"):
+        result = run_script("train_h2l.py", *h2l_options(demo_data, tmp_path))
+        assert result.returncode == 1
+        assert f"is in use by process {os.getpid()} on " in result.stderr
+        with utils.exclusive(str(tmp_path), "sr"):  # the other stage may run
+            pass
+    (tmp_path / ".h2l.lock").write_text("process 1 on somewhere")  # left by a killed run
+    (tmp_path / "h2l_state.pth.123.tmp").touch()
     train_h2l.main(h2l_options(demo_data, tmp_path))
-    before = (tmp_path / "h2l_state.pth").read_bytes()
-    function = getattr(train_h2l, term)
-    monkeypatch.setattr(train_h2l, term, lambda *arguments: function(*arguments) * float("nan"))
-    with pytest.raises(FloatingPointError, match=rf"is nan at iteration 2.*{tmp_path / 'h2l_state.pth'}"):
-        train_h2l.main(h2l_options(demo_data, tmp_path, "--max-steps", 5, "--save-every", 1))
-    assert (tmp_path / "h2l_state.pth").read_bytes() == before
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no limit on file sizes")
+def test_a_full_disk_leaves_the_last_state_whole(demo_data, tmp_path):
+    """A limit on the size of files stands in for the full disk: the next state no longer fits."""
+    train_h2l.main(h2l_options(demo_data, tmp_path))
+    state = tmp_path / "h2l_state.pth"
+    before = state.read_bytes()
+    code = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({len(before) // 2}, -1)); import utils, train_h2l;"
+        "utils.run_script(lambda: train_h2l.main(sys.argv[1:]))"
+    )
+    result = run_script("-c", code, *h2l_options(demo_data, tmp_path, "--max-steps", 3))
+    assert result.returncode == 1
+    assert "cannot write" in result.stderr and "Traceback" not in result.stderr
+    assert state.read_bytes() == before
+    train_h2l.main(h2l_options(demo_data, tmp_path, "--max-steps", 3))
+    assert torch.load(state, weights_only=True)["iteration"] == 3
+
+
+def test_a_folder_that_vanishes_ends_in_an_error(demo_data, tmp_path, monkeypatch):
+    def vanish(run, measurements):
+        shutil.rmtree(tmp_path / "out")
+        log(run, measurements)
+
+    log = utils.Run._log
+    monkeypatch.setattr(utils.Run, "_log", vanish)
+    monkeypatch.setattr(sys, "argv", ["train_h2l.py", *h2l_options(demo_data, tmp_path / "out")])
+    with pytest.raises(SystemExit) as error:
+        utils.run_script(train_h2l.main)
+    assert "No such file" in str(error.value) or "non-existent" in str(error.value)
 
 
 def test_weights_that_are_not_finite_are_never_saved(demo_data, tmp_path, monkeypatch):

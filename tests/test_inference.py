@@ -137,6 +137,21 @@ def test_results_within_the_input_folder_are_not_inputs(sr, tmp_path, capsys):
         main(sr, tmp_path, tmp_path)
 
 
+def test_skip_existing_goes_on_where_a_run_stopped(lively, tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    for number in range(4):
+        picture(seed=number).save(tmp_path / "in" / f"{number}.png")
+    main(lively, tmp_path / "in", tmp_path / "out")
+    kept = (tmp_path / "out" / "0.png").stat().st_mtime_ns
+    (tmp_path / "out" / "2.png").unlink()
+    main(lively, tmp_path / "in", tmp_path / "out", "--skip-existing")
+    printed = capsys.readouterr().out
+    assert "3 results are there already" in printed and "1 images super-resolved" in printed
+    assert (tmp_path / "out" / "2.png").exists() and (tmp_path / "out" / "0.png").stat().st_mtime_ns == kept
+    main(lively, tmp_path / "in", tmp_path / "out", "--skip-existing")  # nothing left to do is no error
+    assert "4 results are there already" in capsys.readouterr().out
+
+
 def test_nothing_usable_is_an_error(sr, tmp_path):
     (tmp_path / "in").mkdir()
     result = run(sr, tmp_path / "in", tmp_path / "out")

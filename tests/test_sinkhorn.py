@@ -23,14 +23,14 @@ def marginal_errors(plan):
     return max(rows, columns)
 
 
-@pytest.mark.parametrize("eps", [1.0, 0.1, 0.01])
+@pytest.mark.parametrize("eps", [1.0, 0.1, 0.03])
 @pytest.mark.parametrize("n, m", [(16, 16), (5, 9), (9, 5)])
 def test_value_equals_pot(eps, n, m):
     x, y = clouds(3, n, m, 4, scale=10)
     values = sinkhorn_distance(x, y, eps=eps, tolerance=1e-10)
     for i in range(3):
         cost = ot.dist(x[i].numpy(), y[i].numpy())  # squared Euclidean
-        expected = ot.solve(cost, reg=eps, reg_type="KL", max_iter=200_000, tol=1e-12).value
+        expected = ot.solve(cost, reg=eps, reg_type="KL", max_iter=20_000, tol=1e-9).value
         assert values[i].item() == pytest.approx(expected, rel=1e-5)
 
 
@@ -138,9 +138,16 @@ def test_the_cap_is_reported():
     assert not solution.converged.all()
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
+def test_points_that_are_not_finite_give_nan_and_spoil_no_other_problem(value):
+    x, y = clouds(3, 8, 8, 4, dtype=torch.float32)
+    expected = sinkhorn_distance(x, y)
+    x[1, 2, 3] = value
+    values = sinkhorn_distance(x, y)
+    assert values[1].isnan() and torch.allclose(values[[0, 2]], expected[[0, 2]])
+
+
 def test_bad_arguments():
-    with pytest.raises(FloatingPointError, match="not finite"):
-        sinkhorn_distance(torch.full((1, 2, 2), float("nan")), torch.zeros(1, 2, 2))
     with pytest.raises(ValueError, match="positive"):
         sinkhorn_distance(torch.zeros(1, 2, 2), torch.zeros(1, 2, 2), eps=0)
     with pytest.raises(ValueError, match="no points"):

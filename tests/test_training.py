@@ -100,7 +100,7 @@ def test_rows_after_the_saved_state_are_written_again(demo_data, tmp_path):
     main(train_h2l, *options, "--max-steps", 3)
     log = tmp_path / "train_h2l.csv"
     with open(log, "a") as stream:  # as if killed after iteration 5, before the next save
-        stream.write("4,1,9,9,9,9,9,9,9,9,9\n5,1,9,9,9,9,9,9,9,9,9\n")
+        stream.write("4,1,9,9,9,9,9,9,9,9,9,9\n5,1,9,9,9,9,9,9,9,9,9,9\n1,")
     main(train_h2l, *options, "--max-steps", 6)
     table = pd.read_csv(log)
     assert list(table["iteration"]) == [1, 2, 3, 4, 5, 6]
@@ -283,6 +283,32 @@ def test_two_processes_train_stage_2_and_continue(demo_data, h2l, tmp_path):
     table = pd.read_csv(tmp_path / "train.csv")
     assert table["iteration"].tolist() == list(range(1, 11))
     assert table["alignment_loss"].notna().sum() == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are POSIX")
+def test_one_killed_process_ends_the_other(demo_data, tmp_path):
+    options = h2l_options(demo_data, tmp_path, "--epochs", 100000)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "train_h2l.py"]
+    run = subprocess.Popen([*command, *map(str, options)], cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    with run:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "train_h2l.csv").exists() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        owner = int((tmp_path / ".h2l.lock").read_text().split()[1])
+        os.kill(owner, signal.SIGKILL)
+        assert run.wait(timeout=60) != 0
+    with utils.exclusive(str(tmp_path), "h2l"):  # nobody holds the folder any more
+        pass
+
+
+def test_the_same_seed_gives_the_same_run_with_any_workers(demo_data, h2l, tmp_path):
+    digests = []
+    for workers, seed in ((0, 0), (1, 0), (4, 0), (0, 1)):
+        options = sr_options(demo_data, tmp_path / f"{workers}-{seed}", h2l, "--max-steps", 5)
+        main(train, *options, "--workers", workers, "--seed", seed, "--ot-start-epoch", 1)
+        state = torch.load(tmp_path / f"{workers}-{seed}" / "sr_state.pth", weights_only=True)
+        digests.append([utils.digest(weights) for weights in state["networks"].values()])
+    assert digests[0] == digests[1] == digests[2] != digests[3]
 
 
 def test_a_batch_that_the_processes_do_not_divide(demo_data, tmp_path):
