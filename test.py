@@ -50,7 +50,8 @@ def output_names(names: list[str], reserved: set[str] = frozenset()) -> list[str
     """
     stems = {name: str(PurePath(name).with_suffix(".png")) for name in names}
     wanted = Counter(stem.lower() for stem in stems.values())
-    taken = {name.lower() for name in reserved}
+    # A file cannot have the name of a folder
+    taken = {name.lower() for name in reserved} | {str(up).lower() for name in names for up in PurePath(name).parents}
     result = {}
     # A name that no other input wants is never given away: those come first
     for name in sorted(names, key=lambda name: (wanted[stems[name].lower()] > 1, name)):
@@ -85,31 +86,38 @@ def main(argv: list[str] | None = None) -> None:
     if not source.exists():
         raise utils.UserError(f"--input {source} does not exist: make the folder and put low-resolution faces into it")
     folder = source.parent if source.is_file() else source
-    if target.resolve() == source.resolve():
-        raise utils.UserError(f"--output {target} is the input folder: choose another, or results would mix with inputs")
     files = [source] if source.is_file() else walk_files(source, without=target)
     names = [file.relative_to(folder).as_posix() for file in files]
     outputs = [target / name for name in output_names(names, {"compare.png"} if options.compare else frozenset())]
 
+    overwritten = {str(file.resolve()) for file in files} & {str(output.resolve()) for output in outputs}
+    if overwritten or target.resolve() == source.resolve():
+        raise utils.UserError(
+            f"--output {target} would mix the results with the inputs"
+            + (f" and overwrite {min(overwritten)}" if overwritten else "")
+            + ": choose another folder"
+        )
+
+    existing = 0
     if options.skip_existing:
         waiting = [(file, output) for file, output in zip(files, outputs) if not output.exists()]
-        print(f"--skip-existing: {len(files) - len(waiting)} results are there already")
-        if files and not waiting:
-            return
+        existing = len(files) - len(waiting)
+        print(f"--skip-existing: {existing} results are there already")
         files, outputs = [file for file, _ in waiting], [output for _, output in waiting]
 
     skipped: list[str] = []
     large: list[str] = []
+    oblong: list[str] = []
     compared: list[tuple[Image.Image, np.ndarray]] = []
     count = 0
     began = time.perf_counter()
 
-    def decode(file: Path) -> tuple[Image.Image, int] | ImageError:
+    def decode(file: Path) -> tuple[Image.Image, tuple[int, int]] | ImageError:
         try:
             image = load_image(file)
         except ImageError as error:
             return error
-        return prepare_lr(image), min(image.size)
+        return prepare_lr(image), image.size
 
     def save(image: np.ndarray, path: Path) -> None:
         try:
@@ -128,9 +136,11 @@ def main(argv: list[str] | None = None) -> None:
                     skipped.append(f"{file} {result}")
                     print(f"skipped: {file} {result}", file=sys.stderr)
                     continue
-                face, side = result
-                if side > LARGE:
+                face, size = result
+                if min(size) > LARGE:
                     large.append(str(file))
+                if max(size) > 2 * min(size):
+                    oblong.append(str(file))
                 batch.append((face, output))
                 if len(batch) == options.batch_size:
                     yield batch
@@ -154,9 +164,14 @@ def main(argv: list[str] | None = None) -> None:
             f"{LR_SIZE}x{LR_SIZE} faces: each was cropped to its central square and reduced to that, and its detail is lost",
             file=sys.stderr,
         )
-    if not count:
+    if oblong:
+        print(
+            f"warning: {len(oblong)} inputs are far from square, such as {oblong[0]}: only their central square was used",
+            file=sys.stderr,
+        )
+    if not count and not existing:
         raise utils.UserError(f"no usable image in {source} ({len(skipped)} files skipped): put face images into it")
-    if options.compare:
+    if options.compare and compared:
         save_comparison(compared, target / "compare.png")
         print(f"input, bicubic and SR side by side: {target / 'compare.png'}")
     print(f"{count} images super-resolved to {target}, {len(skipped)} skipped; {count / seconds:.1f} images/s")

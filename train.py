@@ -69,9 +69,9 @@ def train(options: argparse.Namespace, given: set[str]) -> None:
         )
     run.fingerprints["h2l"] = utils.digest(loaded["generator"].state_dict())
     degrade = loaded["generator"].requires_grad_(False).to(run.device, memory_format=torch.channels_last)
+    hr_train, hr_test, lr_test = run.faces("HR_train"), run.faces("HR_test"), run.faces("LR_test")
     perceptual_loss = PerceptualLoss(utils.load_perceptual_weights(options.vgg_weights))
     perceptual_loss = perceptual_loss.to(run.device, memory_format=torch.channels_last)
-    hr_train, hr_test, lr_test = run.faces("HR_train"), run.faces("HR_test"), run.faces("LR_test")
 
     run.network("extractor", FeatureExtractor(options.width), inference=True)
     run.network("decoder", Decoder(options.width), inference=True)

@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from Datasets.faces import BatchIndices, DataError, FaceBatches, PreparedFaces, prepare_faces, to_bytes, to_unit_range
+from losses.perceptual import VGG_CONVOLUTIONS
 
 CHECKPOINT_VERSION = 1
 SAMPLE_FACES = 64  # how many faces of a test list the PSNR in the log is measured on
@@ -34,11 +35,10 @@ SATURATED_UPDATES = 100  # so many generator updates in a row with mostly satura
 LOGS = {"h2l": "train_h2l.csv", "sr": "train.csv"}
 SAMPLE_SEED = 1234  # of the noise in sample sheets: the same z at every step and in every run
 
-# Options that may change when a run continues. --data may name another place, if the faces in it are the same
-CHANGEABLE = {
-    "data", "out", "cache", "epochs", "max_steps", "device", "workers", "save_every", "sample_every", "log_every", "restart",
-    "tensorboard", "h2l",
-}  # fmt: skip
+# Options that may change when a run continues: these are the run's own where they are left out,
+CHANGEABLE = {"epochs", "workers", "save_every", "sample_every", "log_every"}
+# and these are taken afresh each time. --data and --h2l may name another place, if what is there is the same
+AFRESH = {"data", "out", "cache", "h2l", "max_steps", "device", "restart", "tensorboard"}
 
 
 class UserError(Exception):
@@ -51,6 +51,8 @@ def run_script(main: Callable[[], None]) -> None:
         main()
     except (UserError, DataError, FloatingPointError) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
     except OSError as error:  # a full disk, a folder that vanished or became read-only
         sys.exit(f"error: {error}. What was written before is whole; mend this and run the same command again")
     finally:
@@ -281,8 +283,8 @@ def load_tensors(path: Path, remedy: str) -> Any:
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing: {remedy}") from error
     except Exception as error:  # PyTorch's unpickler raises nearly every built-in type on damaged files
-        first_line = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"{path} is not a whole, safe file of tensors ({first_line}): {remedy}") from error
+        reason = error.strerror if isinstance(error, OSError) else type(error).__name__  # not PyTorch's unsafe advice
+        raise UserError(f"{path} is not a whole, safe file of tensors ({reason}): {remedy}") from error
 
 
 def load_checkpoint(path: Path, kind: str, remedy: str) -> dict:
@@ -335,7 +337,7 @@ def load_networks(path: Path, kind: str, constructors: dict[str, Callable[[int],
 
 def load_perceptual_weights(choice: str) -> dict[str, Tensor] | None:
     """--vgg-weights: the state dict of VGG19's five convolutions up to conv3_1; None for random weights."""
-    names = [f"{index}.{kind}" for index in (0, 2, 5, 7, 10) for kind in ("weight", "bias")]
+    names = [f"{index}.{kind}" for _, _, index in VGG_CONVOLUTIONS for kind in ("weight", "bias")]
     if choice == "random":
         print("perceptual network: random weights; good for smoke runs only")
         return None
@@ -350,12 +352,15 @@ def load_perceptual_weights(choice: str) -> dict[str, Tensor] | None:
     else:
         remedy = "--vgg-weights takes imagenet, random, or a state dict of torchvision's vgg19() or vgg19().features"
         weights = load_tensors(Path(choice), remedy)
-        if not isinstance(weights, dict):
+        if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
             raise UserError(f"--vgg-weights: {choice} is not a state dict: {remedy}")
     weights = {name.removeprefix("features."): tensor for name, tensor in weights.items()}
     missing = [name for name in names if name not in weights]
     if missing:
         raise UserError(f"--vgg-weights: {choice} has no tensor {missing[0]}: it takes a VGG19 up to conv3_1")
+    for n_in, n_out, index in VGG_CONVOLUTIONS:
+        if weights[f"{index}.weight"].shape != (n_out, n_in, 3, 3) or weights[f"{index}.bias"].shape != (n_out,):
+            raise UserError(f"--vgg-weights: {choice}: tensor {index}.weight or {index}.bias has not the shape of VGG19's")
     return {name: weights[name].clone() for name in names}
 
 
@@ -423,18 +428,21 @@ class Run:
 
     def _find_state(self, given: set[str]) -> dict | None:
         """The saved state to continue from, if there is one; checks the options against it and completes them from it."""
-        path = self.out / f"{self.name}_state.pth"
+        path, weights = self.out / f"{self.name}_state.pth", self.out / f"{self.name}.pth"
         if self.options.restart:
-            self._move_aside()
-        if self.world > 1:
-            distributed.barrier()
+            return None
         if not path.exists():
+            if weights.exists():
+                raise UserError(
+                    f"{weights} is there without {path.name}: the run cannot continue and would overwrite it. "
+                    "Give --restart to begin anew (it is kept aside), or another --out"
+                )
             return None
         state = load_checkpoint(path, f"{self.name}_state", "restore it, or begin anew with --restart")
         options = vars(self.options)
         conflicts = []
         for key, saved in state["options"].items():
-            if key in CHANGEABLE or key not in options or options[key] == saved:
+            if key in AFRESH or key not in options or options[key] == saved or (key in CHANGEABLE and key in given):
                 continue
             flag = f"--{key.replace('_', '-')}"
             if key in given:
@@ -453,7 +461,7 @@ class Run:
         """--restart: keep the files of the run so far in a dated folder."""
         patterns = (f"{self.name}.pth", f"{self.name}_*", f"samples_{self.name}", self.log_name)
         files = [file for pattern in patterns for file in sorted(self.out.glob(pattern))]
-        if files and self.main:
+        if files:
             kept = self.out / f"before_restart_{self.name}_{time.strftime('%Y%m%d-%H%M%S')}"
             kept.mkdir()
             for file in files:
@@ -506,6 +514,8 @@ class Run:
     def restore(self, train: PreparedFaces) -> None:
         """Lay out the run's length and, if there is a state, load it: networks, optimizers, schedules, random states."""
         options = self.options
+        if options.restart and self.main:  # only now, when the options, the data and the other weights have proved good
+            self._move_aside()
         self.steps_per_epoch = options.steps_per_epoch or max(1, len(train) // options.batch_size)
         self.total = options.epochs * self.steps_per_epoch
         if options.max_steps:
@@ -531,7 +541,7 @@ class Run:
             self.saturated_updates = self.state["saturated_updates"]
             self.iteration = self.state["iteration"]
             self.say(f"continuing from {path}, iteration {self.iteration}")
-            if self.main and log.exists():  # rows after the saved state will be written again
+            if self.main and log.exists() and log.stat().st_size:  # rows after the saved state will be written again
                 rows = pd.read_csv(log)
                 whole = (rows["iteration"] <= self.iteration) & (rows["iteration"].diff().fillna(1) > 0)
                 rows = rows[whole].reindex(columns=self.columns)  # a killed run may have left half a row
@@ -679,7 +689,7 @@ class Run:
             return
         log = self.out / self.log_name
         table = pd.DataFrame([row]).reindex(columns=self.columns)
-        table.to_csv(log, mode="a", header=not log.exists(), index=False, float_format="%.6g")
+        table.to_csv(log, mode="a", header=not log.exists() or not log.stat().st_size, index=False, float_format="%.6g")
         shown = {name: f"{row[name]:.3g}" for name in self.columns[2:-2] if name in row}
         self.bar.set_postfix(shown | {"img/s": f"{row['images_per_second']:.1f}"})
         if self.tensorboard:

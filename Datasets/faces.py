@@ -7,6 +7,7 @@ bad file shows at once, by name and row, and training reads nothing but memory-m
 import hashlib
 import json
 import os
+import stat
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -51,6 +52,8 @@ def load_image(path: str | os.PathLike) -> Image.Image:
     [0, 255]. Raises ImageError with the reason for what is not an image and DamagedImageError for what does not decode.
     """
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
+            raise ImageError("is not a regular file")
         with Image.open(path) as image:
             image.load()
             image = ImageOps.exif_transpose(image)
@@ -65,6 +68,8 @@ def load_image(path: str | os.PathLike) -> Image.Image:
                 image = image.convert("RGBA")
                 image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
             return image.convert("RGB")
+    except ImageError:
+        raise
     except UnidentifiedImageError as error:
         raise ImageError("is not an image in a format that Pillow reads") from error
     except Exception as error:  # Pillow's decoders raise nearly every built-in type on damaged files
@@ -106,9 +111,13 @@ def walk_files(folder: str | os.PathLike, without: str | os.PathLike | None = No
 
     without: a folder that is left out, such as the one that results go to.
     """
+
+    def fail(error: OSError) -> None:
+        raise DataError(f"the folder {error.filename} cannot be read ({error.strerror})") from error
+
     seen = {os.path.realpath(without)} if without else set()
     files = []
-    for parent, folders, names in os.walk(folder, followlinks=True):
+    for parent, folders, names in os.walk(folder, onerror=fail, followlinks=True):
         if os.path.realpath(parent) in seen:
             folders.clear()
             continue
@@ -196,16 +205,20 @@ def prepare_faces(path: Path, kind: str, cache: Path, resize: int = 100, crop: i
     files = rows.drop_duplicates()
     with ThreadPoolExecutor() as pool:
         stats = pd.Series(list(pool.map(_stat, files)), index=files.index)
-        missing = stats[stats.map(lambda stat: isinstance(stat, str))]
+        missing = stats[stats.map(lambda found: isinstance(found, str))]
         if len(missing):
             _raise_rows(path, missing.map(lambda why: f"cannot be read ({why})"), files)
 
         key = hashlib.sha256(json.dumps([CACHE_VERSION, kind, resize, crop, HR_SIZE, LR_SIZE]).encode())
         key.update("\n".join(rows).encode("utf-8", "surrogateescape"))
         key.update(json.dumps(list(stats)).encode())
-        target = Path(cache) / f"{Path(path).stem}-{key.hexdigest()[:24]}.npy"
+        # Named after the list's place, too: several data folders can share a cache
+        name = f"{Path(path).stem}-{hashlib.sha256(os.path.abspath(path).encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
+        target = Path(cache) / f"{name}-{key.hexdigest()[:24]}.npy"
         if target.exists():
             return PreparedFaces(target, kind)
+
+        enlarged: list[str] = []
 
         def decode(file: str):
             try:
@@ -216,6 +229,8 @@ def prepare_faces(path: Path, kind: str, cache: Path, resize: int = 100, crop: i
                 return np.asarray(prepare_lr(image)).reshape(-1)
             if min(image.size) < HR_SIZE:
                 return f"is {image.width}x{image.height} px; HR faces need a shorter side of at least {HR_SIZE} px"
+            if min(image.size) < resize:
+                enlarged.append(file)
             hr = prepare_hr(image, resize, crop)
             return np.concatenate([np.asarray(hr).reshape(-1), np.asarray(prepare_lr(hr)).reshape(-1)])
 
@@ -241,6 +256,12 @@ def prepare_faces(path: Path, kind: str, cache: Path, resize: int = 100, crop: i
                 _raise_rows(path, pd.Series(bad), files)
             for row, why in bad.items():
                 print(f"{path}, row {row}: {files[row]} {why}; other faces are drawn in its place", flush=True)
+            if enlarged:
+                print(
+                    f"{path}: {len(enlarged)} of {len(files)} images, such as {min(enlarged)}, are smaller than --resize "
+                    f"{resize} px and were enlarged: the targets are blurred. Tightly cropped faces want --resize {HR_SIZE}",
+                    flush=True,
+                )
             # Rows that repeat a file count as often as they are listed; damaged ones are left out
             position = pd.Series(range(len(files)), index=files.values).drop(files[list(bad)].values)
             order = rows.map(position).dropna().astype(np.int64).to_numpy()
@@ -258,7 +279,7 @@ def prepare_faces(path: Path, kind: str, cache: Path, resize: int = 100, crop: i
         finally:
             for leftover in (temporary, Path(f"{temporary}2")):
                 leftover.unlink(missing_ok=True)
-    for old in target.parent.glob(f"{Path(path).stem}-*.npy"):
+    for old in target.parent.glob(f"{name}-*.npy"):
         if old != target:
             old.unlink()
     return PreparedFaces(target, kind)
@@ -267,9 +288,11 @@ def prepare_faces(path: Path, kind: str, cache: Path, resize: int = 100, crop: i
 def _stat(file: str) -> tuple[int, int] | str:
     """(size in bytes, time in ns) of a file that can be opened, else the reason as text."""
     try:
-        with open(file, "rb") as stream:
-            status = os.fstat(stream.fileno())
-        return status.st_size, status.st_mtime_ns
+        status = os.stat(file)
+        if not stat.S_ISREG(status.st_mode):
+            return "not a regular file"
+        with open(file, "rb"):
+            return status.st_size, status.st_mtime_ns
     except FileNotFoundError:
         return "no such file"
     except (OSError, ValueError) as error:
@@ -282,7 +305,7 @@ def _raise_rows(path: Path, reasons: pd.Series, files: pd.Series) -> None:
     if len(reasons) > 10:
         lines.append(f"... and {len(reasons) - 10} more")
     total = f"{len(reasons)} of the {len(files)} files cannot be used"
-    raise DataError("\n".join([*lines, f"{total}: mend or remove them, or make the list anew with Datasets/make_csv.py"]))
+    raise DataError("\n".join([*lines, f"{total}: mend the files, or remove their rows from the list"]))
 
 
 # --- batches -----------------------------------------------------------------------------------------------------

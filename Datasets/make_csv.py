@@ -30,6 +30,11 @@ def find_images(folders: list[str]) -> list[str]:
         images = [os.path.abspath(file) for file in walk_files(folder) if file.suffix.lower() in extensions]
         if not images:
             raise SystemExit(f"error: {folder} has no images (formats: whatever Pillow reads)")
+        for image in images:
+            try:
+                image.encode("utf-8")
+            except UnicodeEncodeError as error:
+                raise SystemExit(f"error: the name {os.fsencode(image)!r} is not UTF-8; rename the file") from error
         found.update(images)
     return sorted(found)
 
@@ -66,10 +71,7 @@ def main(argv: list[str] | None = None) -> None:
     if not 0 < args.test_fraction < 1:
         parser.error("--test-fraction must be between 0 and 1")
 
-    try:
-        args.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SystemExit(f"error: cannot make the folder {args.out} ({error})") from error
+    lists: dict[str, list[str]] = {}
     for kind, folders, test_folders in (("HR", args.hr, args.hr_test), ("LR", args.lr, args.lr_test)):
         train = find_images(folders)
         if test_folders:
@@ -79,8 +81,13 @@ def main(argv: list[str] | None = None) -> None:
                 raise SystemExit(f"error: {len(shared)} {kind} images are in both sets, such as {min(shared)}")
         else:
             train, test = split(train, args.test_fraction, np.random.default_rng([args.seed, kind == "LR"]))
-        write_list(train, args.out / f"{kind}_train.csv")
-        write_list(test, args.out / f"{kind}_test.csv")
+        lists |= {f"{kind}_train": train, f"{kind}_test": test}
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+        for name, images in lists.items():
+            write_list(images, args.out / f"{name}.csv")
+    except OSError as error:
+        raise SystemExit(f"error: cannot write to the folder {args.out} ({error})") from error
 
 
 if __name__ == "__main__":

@@ -295,7 +295,7 @@ def test_a_bad_file_is_an_error_that_names_file_row_and_remedy(name, content, re
     with pytest.raises(DataError) as error:
         prepare_faces(path, "HR", tmp_path / "cache")
     message = str(error.value)
-    assert reason in message and f"{path}, row 42: {tmp_path / name}" in message and "make_csv.py" in message
+    assert reason in message and f"{path}, row 42: {tmp_path / name}" in message and "remove" in message
     assert not list((tmp_path / "cache").glob("*")) if (tmp_path / "cache").exists() else True
 
 

@@ -48,6 +48,7 @@ def test_a_missing_file_in_a_list(demo_data, tmp_path):
     result = run_script("train_h2l.py", *h2l_options(data, tmp_path / "out"))
     assert result.returncode == 1
     assert f"LR_train.csv, row 26: {data}/nowhere/face.png cannot be read (no such file)" in result.stderr
+    assert "remove their rows" in result.stderr
     assert not (tmp_path / "out" / "h2l.pth").exists()
 
 
@@ -120,6 +121,22 @@ def test_damaged_or_hostile_weights(damage, demo_data, h2l, tmp_path, capsys):
     with pytest.raises(utils.UserError, match=reason):
         train.main(sr_options(demo_data, tmp_path, path))
     assert "this ran" not in capsys.readouterr().out
+
+
+def test_weights_without_their_state_are_not_overwritten(demo_data, tmp_path):
+    train_h2l.main(h2l_options(demo_data, tmp_path))
+    (tmp_path / "h2l_state.pth").unlink()
+    before = (tmp_path / "h2l.pth").read_bytes()
+    with pytest.raises(utils.UserError, match="h2l.pth is there without h2l_state.pth.*--restart"):
+        train_h2l.main(h2l_options(demo_data, tmp_path))
+    assert (tmp_path / "h2l.pth").read_bytes() == before
+
+
+def test_restart_with_bad_data_moves_nothing(demo_data, tmp_path):
+    train_h2l.main(h2l_options(demo_data, tmp_path))
+    with pytest.raises(utils.DataError, match="is missing"):
+        train_h2l.main(h2l_options(tmp_path / "nowhere", tmp_path, "--restart"))
+    assert (tmp_path / "h2l.pth").exists() and not list(tmp_path.glob("before_restart*"))
 
 
 def test_a_damaged_state_names_the_remedies(demo_data, tmp_path):
@@ -280,6 +297,9 @@ def test_vgg_weights_from_a_path(demo_data, h2l, tmp_path):
     a, b = (utils.load_perceptual_weights(str(tmp_path / f"{name}.pth")) for name in ("features", "whole"))
     assert len(a) == 10 and utils.digest(a) == utils.digest(b)
     train.main(h2l_options(demo_data, tmp_path, "--h2l", h2l, "--vgg-weights", tmp_path / "features.pth"))
+    torch.save({**layers, "7.weight": layers["5.weight"]}, tmp_path / "shape.pth")
+    with pytest.raises(utils.UserError, match="7.weight .* has not the shape"):
+        utils.load_perceptual_weights(str(tmp_path / "shape.pth"))
     del layers["5.bias"]
     torch.save(layers, tmp_path / "lacking.pth")
     with pytest.raises(utils.UserError, match="no tensor 5.bias"):

@@ -1,5 +1,6 @@
 """test.py, driven as users do: any image in, PNG out, nothing lost, nothing silently wrong."""
 
+import os
 import shutil
 
 import numpy as np
@@ -86,15 +87,20 @@ def test_many_kinds_of_files(sr, tmp_path):
     (source / "notes.txt").write_text("not an image")
     (source / "half.png").write_bytes((source / "large.png").read_bytes()[:9000])
     (source / "empty.jpg").touch()
+    picture(60, 20).save(source / "long.png")
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(source / "pipe.png")  # a reader that waited for it would never end
     result = run(sr, source, tmp_path / "out", "--batch-size", 3)
     assert result.returncode == 0, result.stderr
-    expected = ["a", "sub/日本/gesicht ä", "grey", "cmyk", "alpha", "deep", "palette", "large"]
+    expected = ["a", "sub/日本/gesicht ä", "grey", "cmyk", "alpha", "deep", "palette", "large", "long"]
     written = {file.relative_to(tmp_path / "out").as_posix() for file in walk_files(tmp_path / "out")}
     assert written == {f"{name}.png" for name in expected}
-    assert "8 images super-resolved" in result.stdout and "3 skipped" in result.stdout
+    assert "9 images super-resolved" in result.stdout
+    assert f"{4 if hasattr(os, 'mkfifo') else 3} skipped" in result.stdout
     for name, reason in (("notes.txt", "is not an image"), ("half.png", "does not decode"), ("empty.jpg", "is not an image")):
         assert f"skipped: {source / name} {reason}" in result.stderr
-    assert result.stderr.count("warning") == 1 and "large.png" in result.stderr and "16 px" in result.stderr
+    assert result.stderr.count("warning") == 2 and "large.png" in result.stderr and "16 px" in result.stderr
+    assert "1 inputs are far from square" in result.stderr and "long.png" in result.stderr
 
 
 def test_colliding_names_all_get_written_and_stay_the_same(lively, tmp_path):
@@ -121,6 +127,7 @@ def test_colliding_names_all_get_written_and_stay_the_same(lively, tmp_path):
         (["x/a.png", "y/a.png"], ["x/a.png", "y/a.png"]),
         (["compare.jpg"], ["compare.jpg.png"]),
         (["noextension"], ["noextension.png"]),
+        (["b.jpg", "b.png/c.jpg"], ["b.jpg.png", "b.png/c.png"]),
     ],
 )
 def test_output_names(names, expected):
@@ -133,8 +140,11 @@ def test_results_within_the_input_folder_are_not_inputs(sr, tmp_path, capsys):
     for _ in range(2):
         main(sr, tmp_path, tmp_path / "Results")
         assert "1 images super-resolved" in capsys.readouterr().out
-    with pytest.raises(utils.UserError, match="is the input folder"):
-        main(sr, tmp_path, tmp_path)
+    before = (tmp_path / "a.png").read_bytes()
+    for source, target in ((tmp_path, tmp_path), (tmp_path / "a.png", tmp_path)):
+        with pytest.raises(utils.UserError, match="would mix the results with the inputs"):
+            main(sr, source, target)
+    assert (tmp_path / "a.png").read_bytes() == before
 
 
 def test_skip_existing_goes_on_where_a_run_stopped(lively, tmp_path, capsys):
@@ -148,8 +158,10 @@ def test_skip_existing_goes_on_where_a_run_stopped(lively, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "3 results are there already" in printed and "1 images super-resolved" in printed
     assert (tmp_path / "out" / "2.png").exists() and (tmp_path / "out" / "0.png").stat().st_mtime_ns == kept
-    main(lively, tmp_path / "in", tmp_path / "out", "--skip-existing")  # nothing left to do is no error
-    assert "4 results are there already" in capsys.readouterr().out
+    (tmp_path / "in" / "notes.txt").write_text("not an image")
+    main(lively, tmp_path / "in", tmp_path / "out", "--skip-existing", "--compare")  # nothing left to do is no error
+    printed = capsys.readouterr().out
+    assert "4 results are there already" in printed and "0 images super-resolved" in printed and "1 skipped" in printed
 
 
 def test_nothing_usable_is_an_error(sr, tmp_path):

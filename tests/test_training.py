@@ -39,7 +39,7 @@ def assert_equal_states(a, b):
         if isinstance(x, dict):
             assert x.keys() == y.keys(), where
             for key in x:
-                if where != "/options" or key not in utils.CHANGEABLE:
+                if where != "/options" or key not in utils.CHANGEABLE | utils.AFRESH:
                     compare(x[key], y[key], f"{where}/{key}")
         elif isinstance(x, (list, tuple)):
             assert len(x) == len(y), where
@@ -202,9 +202,10 @@ def test_options_that_contradict_the_saved_ones_are_named(sr, demo_data, h2l, tm
 
 def test_options_left_out_are_the_runs_own(demo_data, tmp_path, capsys):
     main(train_h2l, *h2l_options(demo_data, tmp_path, "--max-steps", 2, "--pixel-weight", 7))
-    main(train_h2l, "--data", demo_data, "--out", tmp_path, "--max-steps", 3, "--device", "cpu")
+    main(train_h2l, "--data", demo_data, "--out", tmp_path, "--max-steps", 3, "--device", "cpu", "--save-every", 9)
     printed = capsys.readouterr().out
-    assert "--pixel-weight 7.0" in printed and "iteration 2" in printed
+    assert "own --pixel-weight 7.0" in printed and "own --log-every 1" in printed and "iteration 2" in printed
+    assert json.loads((tmp_path / "h2l_options.json").read_text())["save_every"] == 9
     state = torch.load(tmp_path / "h2l_state.pth", weights_only=True)
     assert state["iteration"] == 3 and state["options"]["pixel_weight"] == 7
 

@@ -36,7 +36,7 @@ def main() -> None:
 
         def command(out: Path, steps: int) -> list[str]:
             options = f"--data {data} --out {out} --width 8 --batch-size 4 --precision fp32 --device cpu --log-every 1"
-            more = f"--save-every {SAVE_EVERY} --sample-every 100000 --epochs 1000000 --max-steps {steps}"
+            more = f"--save-every {SAVE_EVERY} --sample-every 100000 --epochs 1000000 --lr-decay 1 --max-steps {steps}"
             return [sys.executable, "train_h2l.py", *options.split(), *more.split()]
 
         out = Path(folder, "killed")
@@ -47,6 +47,7 @@ def main() -> None:
             rows = log.stat().st_size if log.exists() else 0
             deadline = time.monotonic() + 60
             while (log.stat().st_size if log.exists() else 0) == rows and time.monotonic() < deadline:
+                assert run.poll() is None, f"kill {kill}: the run ended by itself with status {run.returncode}"
                 time.sleep(0.01)  # until it trains again
             time.sleep(random.uniform(0, 1.5))
             if kill % 2:
