@@ -1,6 +1,6 @@
 # make demo: install into .venv, draw faces, train both stages briefly, super-resolve LR/. Writes only under demo/.
 # make test: install into .venv, with requirements-dev.txt, and run the tests.
-# make soak: about 20 minutes of kills, hostile files and load; not part of `make test`.
+# make soak: about 10 minutes of kills, hostile files and load; not part of `make test`.
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip install --disable-pip-version-check --quiet
 RUN = .venv/bin/python

@@ -13,7 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pandas as pd
@@ -32,6 +32,7 @@ CHECKPOINT_VERSION = 1
 SAMPLE_FACES = 64  # how many faces of a test list the PSNR in the log is measured on
 SHEET_COLUMNS = 8  # how many faces a sample sheet shows
 SATURATED_UPDATES = 100  # so many generator updates in a row with mostly saturated outputs stop a run
+LOCK_PATIENCE = 8  # s; the loader processes of a killed run hold its folder for up to 5 s more
 LOGS = {"h2l": "train_h2l.csv", "sr": "train.csv"}
 SAMPLE_SEED = 1234  # of the noise in sample sheets: the same z at every step and in every run
 
@@ -60,6 +61,23 @@ def run_script(main: Callable[[], None]) -> None:
             distributed.destroy_process_group()
 
 
+def _try_lock(stream: IO) -> bool:
+    """Lock an open file for this process without waiting; False if another has it."""
+    try:
+        if os.name == "nt":
+            import msvcrt
+
+            stream.seek(1 << 20)  # far behind the text, which others must be able to read
+            msvcrt.locking(stream.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
 @contextlib.contextmanager
 def exclusive(folder: str, name: str) -> Iterator[None]:
     """Hold the output folder for one run of a stage; a second run, on this machine, is refused.
@@ -77,21 +95,13 @@ def exclusive(folder: str, name: str) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"cannot write to the folder {folder} ({error}): name another with --out") from error
     with stream:
-        try:
-            if os.name == "nt":
-                import msvcrt
-
-                stream.seek(1 << 20)  # far behind the text, which others must be able to read
-                msvcrt.locking(stream.fileno(), msvcrt.LK_NBLCK, 1)
-            else:
-                import fcntl
-
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            stream.seek(0)
-            raise UserError(
-                f"{folder} is in use by {stream.read().strip() or 'another run'}: wait for it, stop it, or name another --out"
-            ) from error
+        deadline = time.monotonic() + LOCK_PATIENCE
+        while not _try_lock(stream):
+            if time.monotonic() > deadline:
+                stream.seek(0)
+                owner = stream.read().strip() or "another run"
+                raise UserError(f"{folder} is in use by {owner}: wait for it, stop it, or name another --out")
+            time.sleep(0.5)
         stream.truncate(0)
         stream.write(f"process {os.getpid()} on {platform.node()}\n")
         stream.flush()
@@ -657,7 +667,7 @@ class Run:
             row = sample(folder / f"{self.iteration:07d}.png")
         if self.iteration % options.log_every == 0 or sampled:
             self._log(row)
-        if self.main and (sampled or last):
+        if sampled and self.main:
             plot_curves(self.out / self.log_name, self.out / f"{self.name}_curves.png")
         self.bar.update()
         if self.iteration % self.steps_per_epoch == 0:

@@ -25,7 +25,7 @@ import utils  # noqa: E402
 from Datasets.faces import DataError, prepare_faces, walk_files  # noqa: E402
 from models import Decoder, FeatureExtractor  # noqa: E402
 
-MEMORY_LIMIT = 3_000_000  # kB of address space in use by test.py at most
+MEMORY_LIMIT = 3_000_000  # kB of memory that test.py may use at most
 
 
 def encode(image: Image.Image, kind: str, **options) -> bytes:
@@ -84,7 +84,7 @@ def main() -> None:
         source.mkdir()
         kinds = seeds(rng)
         for number in range(args.images):
-            # The two giants are costly to decode: one file in 100 each
+            # The two giants are costly to decode: one file in 50 is one of them
             index = rng.integers(len(kinds) - 2) if rng.random() > 0.02 else rng.integers(len(kinds) - 2, len(kinds))
             extension, content = mutate(*kinds[index], rng)
             (source / f"{number:05d}.{extension}").write_bytes(content)
