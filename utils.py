@@ -138,7 +138,7 @@ class Parser(argparse.ArgumentParser):
         if "choices" not in settings and "action" not in settings:
             settings.setdefault("type", type(default))
             settings.setdefault("metavar", {int: "N", float: "X"}.get(settings["type"], "PATH"))
-        text = f"{text} (default: {default}{origin})"
+        text = f"{text} (default: {default if default != '' else 'empty'}{origin})"
         self.add_argument(f"--{name}", default=default, help=text.replace("%", "%%"), **settings)
 
 
