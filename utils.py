@@ -50,15 +50,15 @@ def run_script(main: Callable[[], None]) -> None:
     """Call a script's main; print the problems that users can solve without a traceback and exit with status 1."""
     try:
         main()
+        if distributed.is_initialized():
+            distributed.barrier()  # leave together: gloo may wait for ever for a process that is already gone
+            distributed.destroy_process_group()
     except (UserError, DataError, FloatingPointError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
     except OSError as error:  # a full disk, a folder that vanished or became read-only
         sys.exit(f"error: {error}. What was written before is whole; mend this and run the same command again")
-    finally:
-        if distributed.is_initialized():
-            distributed.destroy_process_group()
 
 
 def _try_lock(stream: IO) -> bool:
@@ -609,24 +609,27 @@ class Run:
         )
         cuda = self.device.type == "cuda"
         loader = DataLoader(FaceBatches(hr, lr), batch_size=None, sampler=indices, num_workers=options.workers, pin_memory=cuda)
-        self._catch_signals()
+        handlers = self._catch_signals()
         self.bar = tqdm(total=self.total, initial=self.iteration, desc=self.name, unit="it", disable=not self.main)
         self.clock = (self.iteration, time.perf_counter())
-        with self.bar:
-            for faces in loader:
-                yield self.iteration + 1, [to_unit_range(face.to(self.device, non_blocking=cuda)) for face in faces]
+        try:
+            with self.bar:
+                for faces in loader:
+                    yield self.iteration + 1, [to_unit_range(face.to(self.device, non_blocking=cuda)) for face in faces]
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
         self.say(f"done: {self.total} iterations; weights in {self.out / self.name}.pth")
 
-    def _catch_signals(self) -> None:
-        """SIGINT and SIGTERM let the iteration end, save and exit; a second SIGINT exits at once."""
+    def _catch_signals(self) -> dict[int, Any]:
+        """SIGINT and SIGTERM let the iteration end, save and exit; a second SIGINT exits at once. Returns the old handlers."""
 
         def stop(number: int, _frame: Any) -> None:
             if self.stop_signal and number == signal.SIGINT:
                 os._exit(128 + number)
             self.stop_signal = number
 
-        signal.signal(signal.SIGINT, stop)
-        signal.signal(signal.SIGTERM, stop)
+        return {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def finish(self, terms: dict[str, Tensor], sample: Callable[[Path], dict[str, float]]) -> None:
         """Close an iteration: check its terms, move the schedules, log, sample and save when it is time.
