@@ -253,6 +253,24 @@ def test_signals_finish_the_iteration_and_save(number, demo_data, tmp_path):
     assert iteration == pd.read_csv(tmp_path / "train_h2l.csv")["iteration"].max()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="signals are POSIX")
+def test_a_second_sigint_exits_at_once(demo_data, tmp_path):
+    """The first one waits for the iteration, which here takes a minute; the second does not."""
+    code = (
+        "import sys, time, train_h2l, utils;"
+        "utils.Run.finish = lambda *arguments: print('within', flush=True) or time.sleep(60);"
+        "train_h2l.main(sys.argv[1:])"
+    )
+    command = [sys.executable, "-c", code, *map(str, h2l_options(demo_data, tmp_path))]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as run:
+        assert any(line == "within\n" for line in run.stdout)
+        run.send_signal(signal.SIGINT)
+        with pytest.raises(subprocess.TimeoutExpired):
+            run.wait(timeout=2)
+        run.send_signal(signal.SIGINT)
+        assert run.wait(timeout=10) == 130
+
+
 def torchrun(script, *options):
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", script]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
