@@ -423,12 +423,6 @@ class Run:
         self.counts: dict[str, int] = {}
         self.iteration = self.steps_per_epoch = self.total = self.saturated_updates = 0
         self.tensorboard = None
-        if options.tensorboard and self.main:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError as error:
-                raise UserError("--tensorboard needs its package: pip install tensorboard") from error
-            self.tensorboard = SummaryWriter(self.out / f"{name}_tensorboard")
 
     def say(self, text: str) -> None:
         """Print a line, above the progress bar, once for all processes."""
@@ -524,8 +518,15 @@ class Run:
     def restore(self, train: PreparedFaces) -> None:
         """Lay out the run's length and, if there is a state, load it: networks, optimizers, schedules, random states."""
         options = self.options
+        if options.tensorboard and self.main:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError as error:
+                raise UserError("--tensorboard needs its package: pip install tensorboard") from error
         if options.restart and self.main:  # only now, when the options, the data and the other weights have proved good
             self._move_aside()
+        if options.tensorboard and self.main:
+            self.tensorboard = SummaryWriter(self.out / f"{self.name}_tensorboard")
         self.steps_per_epoch = options.steps_per_epoch or max(1, len(train) // options.batch_size)
         self.total = options.epochs * self.steps_per_epoch
         if options.max_steps:

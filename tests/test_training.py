@@ -336,6 +336,14 @@ def test_a_batch_that_the_processes_do_not_divide(demo_data, tmp_path):
     assert "--batch-size 5 cannot be divided among 2 processes" in result.stderr
 
 
+def test_restart_gives_tensorboard_a_folder_of_its_own(demo_data, tmp_path):
+    for more in ([], ["--restart"]):
+        main(train_h2l, *h2l_options(demo_data, tmp_path, "--max-steps", 1, "--tensorboard", *more))
+    (kept,) = tmp_path.glob("before_restart_h2l_*")
+    assert len(list((kept / "h2l_tensorboard").iterdir())) == 1
+    assert len(list((tmp_path / "h2l_tensorboard").iterdir())) == 1
+
+
 def test_tensorboard_logs_or_names_the_package(demo_data, tmp_path, monkeypatch):
     main(train_h2l, *h2l_options(demo_data, tmp_path / "a", "--max-steps", 1, "--tensorboard"))
     assert list((tmp_path / "a" / "h2l_tensorboard").iterdir())
