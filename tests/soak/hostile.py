@@ -9,21 +9,16 @@ Truncated, bit-flipped, overwritten, with a wrong extension, empty, decompressio
 import argparse
 import io
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from common import ROOT, command, save_untrained
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path.insert(0, str(ROOT))
-
-import utils  # noqa: E402
-from Datasets.faces import DataError, prepare_faces, walk_files  # noqa: E402
-from models import Decoder, FeatureExtractor  # noqa: E402
+from Datasets.faces import DataError, prepare_faces, walk_files
 
 MEMORY_LIMIT = 3_000_000  # kB of memory that test.py may use at most
 
@@ -89,17 +84,10 @@ def main() -> None:
             extension, content = mutate(*kinds[index], rng)
             (source / f"{number:05d}.{extension}").write_bytes(content)
 
-        networks = {"extractor": FeatureExtractor(8), "decoder": Decoder(8)}
-        weights = {name: network.state_dict() for name, network in networks.items()}
-        utils.save_checkpoint(Path(folder, "sr.pth"), "sr", {"width": 8, "settings": {}, "weights": weights})
+        save_untrained(Path(folder, "sr.pth"))
         began = time.monotonic()
-        code = (
-            "import resource, sys, test, utils;"
-            "utils.run_script(lambda: test.main(sys.argv[1:]));"
-            "print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
-        )
-        options = ["--input", source, "--output", target, "--weights", Path(folder, "sr.pth"), "--device", "cpu"]
-        result = subprocess.run([sys.executable, "-c", code, *options], cwd=ROOT, capture_output=True, text=True)
+        test = command(Path(folder, "sr.pth"), source, target)
+        result = subprocess.run(test, cwd=ROOT, capture_output=True, text=True)
         assert result.returncode == 0 and "Traceback" not in result.stderr, result.stderr[-3000:]
         peak = int(result.stdout.split()[-1])
         outputs = walk_files(target)

@@ -7,20 +7,15 @@ Exit status 0 if all of it holds.
 
 import argparse
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
+from common import ROOT, command, save_untrained
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path.insert(0, str(ROOT))
-
-import utils  # noqa: E402
-from Datasets.faces import walk_files  # noqa: E402
-from models import Decoder, FeatureExtractor  # noqa: E402
+from Datasets.faces import walk_files
 
 
 def main() -> None:
@@ -34,29 +29,22 @@ def main() -> None:
             part = source / f"{number // 1000:03d}"
             part.mkdir(parents=True, exist_ok=True)
             Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(part / f"{number:05d}.png")
-        networks = {"extractor": FeatureExtractor(8), "decoder": Decoder(8)}
-        weights = {name: network.state_dict() for name, network in networks.items()}
-        utils.save_checkpoint(Path(folder, "sr.pth"), "sr", {"width": 8, "settings": {}, "weights": weights})
-        code = (
-            "import resource, sys, test, utils;"
-            "utils.run_script(lambda: test.main(sys.argv[1:]));"
-            "print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        sr = Path(folder, "sr.pth")
+        save_untrained(sr)
+        few = subprocess.run(
+            command(sr, source / "000", Path(folder, "few")), cwd=ROOT, capture_output=True, text=True, check=True
         )
-
-        def command(source: Path, target: Path, *more: str) -> list:
-            options = ["--input", source, "--output", target, "--weights", Path(folder, "sr.pth"), "--device", "cpu", *more]
-            return [sys.executable, "-c", code, *options]
-
-        few = subprocess.run(command(source / "000", Path(folder, "few")), cwd=ROOT, capture_output=True, text=True, check=True)
         began = time.monotonic()
-        run = subprocess.Popen(command(source, target), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        run = subprocess.Popen(command(sr, source, target), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while run.poll() is None and (not target.exists() or len(list(target.glob("*/*.png"))) < args.images // 2):
             time.sleep(0.2)
         run.kill()
         run.wait()
         stopped = sum(file.suffix == ".png" for file in walk_files(target))
         assert stopped < args.images, "it was through before it could be stopped"
-        many = subprocess.run(command(source, target, "--skip-existing"), cwd=ROOT, capture_output=True, text=True, check=True)
+        many = subprocess.run(
+            command(sr, source, target, "--skip-existing"), cwd=ROOT, capture_output=True, text=True, check=True
+        )
         seconds = time.monotonic() - began
         assert f"{stopped} results are there already" in many.stdout, many.stdout
         results = [file for file in walk_files(target) if file.suffix == ".png"]
