@@ -23,6 +23,7 @@ COLUMNS = [
     "critic_loss", "wasserstein", "gradient_penalty", "generator_loss", "perceptual_loss", "l1_loss", "adversarial_loss",
     "alignment_loss", "saturated", "psnr_clean", "psnr_degraded", "psnr_mixed",
 ]  # fmt: skip
+STATISTICS_BATCH = 52  # faces
 
 
 def build_parser() -> utils.Parser:
@@ -42,6 +43,7 @@ def build_parser() -> utils.Parser:
     option("ot-start-epoch", 2, "first epoch, from 1, with the alignment", "reference")
     option("sinkhorn-eps", 1e-3, "entropic regularisation, in squared units of the features", "reference")
     option("warm-start-steps", 0, "first iterations that train E and S on perceptual and L1 loss alone, each one", "ours: none")
+    option("batchnorm-batches", 40, "batches of 52 whose statistics BatchNorm uses in sr.pth; 0: its running ones", "ours")
     option("vgg-weights", "imagenet", "imagenet (torchvision's VGG19, downloaded once), random, or a state dict", "paper")
     return parser
 
@@ -57,6 +59,87 @@ def main(argv: list[str] | None = None) -> None:
         train(options, given)
 
 
+class SuperResolution:
+    """Stage 2: the networks and optimizers of a run, and what one iteration does with them."""
+
+    def __init__(self, run: utils.Run, degrade: DegradationGenerator, perceptual_loss: PerceptualLoss) -> None:
+        """degrade: the frozen generator of stage 1. The networks to train are made here, from the run's seed."""
+        options = run.options
+        self.run, self.options = run, options
+        self.degrade = degrade.requires_grad_(False).eval().to(run.device, memory_format=torch.channels_last)
+        self.perceptual_loss = perceptual_loss.to(run.device, memory_format=torch.channels_last)
+        extractor = run.network("extractor", FeatureExtractor(options.width), inference=True)
+        decoder = run.network("decoder", Decoder(options.width), inference=True)
+        critic = run.network("critic", HRCritic(options.width))
+
+        def adam(name: str, networks: list[torch.nn.Module], rate: float) -> torch.optim.Optimizer:
+            parameters = [parameter for network in networks for parameter in network.parameters()]
+            return run.optimizer(name, torch.optim.Adam(parameters, rate, (options.beta1, options.beta2), fused=True))
+
+        self.generator_optimizer = adam("generator", [extractor, decoder], options.generator_lr)
+        self.critic_optimizer = adam("critic", [critic], options.critic_lr)
+        self.alignment_optimizer = adam("alignment", [extractor], options.alignment_lr)
+        self.extractor, self.decoder, self.critic = extractor, decoder, critic
+
+    def distribute(self) -> None:
+        """Share the networks among the run's processes."""
+        self.extractor, self.decoder, self.critic = map(self.run.distribute, ("extractor", "decoder", "critic"))
+
+    def degrade_and_mix(self, clean: torch.Tensor, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """x_c [N, 3, 16, 16] and z [N, 16] -> x_d, clamped to [-1, 1], and x_m."""
+        with torch.no_grad(), self.run.autocast():
+            degraded = self.degrade(clean, z).to(clean.dtype).clamp(-1, 1)
+        return degraded, self.options.alpha * clean + (1 - self.options.alpha) * degraded
+
+    def iterate(self, iteration: int, y: torch.Tensor, x_c: torch.Tensor) -> dict[str, torch.Tensor]:
+        """One iteration, from 1: HR faces y [N, 3, 64, 64] and their clean LR faces x_c -> its loss terms."""
+        run, options = self.run, self.options
+        warm_start = iteration <= options.warm_start_steps
+        update_generator = warm_start or iteration % options.critic_updates == 0
+        align = run.epoch(iteration) >= options.ot_start_epoch and options.ot_weight > 0 and not warm_start
+        terms = {}
+
+        # (1) degrade, mix and super-resolve: a graph only where E and S learn from it
+        x_d, x_m = self.degrade_and_mix(x_c, run.normal(NOISE_CHANNELS).to(x_c))
+        with run.autocast(), torch.set_grad_enabled(update_generator):
+            features = self.extractor(x_m)
+            sr = self.decoder(features).to(y.dtype)
+
+        # (2) critic; GroupNorm looks at one sample at a time, so that fake and real faces can share a batch
+        if not warm_start:
+            with run.autocast():
+                fake_scores, real_scores = self.critic(torch.cat([sr.detach(), y])).chunk(2)
+                penalty = gradient_penalty(self.critic, y, sr, run.uniform().to(y))
+            loss = critic_loss(fake_scores, real_scores)
+            total = loss + options.gradient_penalty_weight * penalty
+            run.step(self.critic_optimizer, total)
+            terms |= {"critic_loss": total, "wasserstein": -loss, "gradient_penalty": penalty}
+
+        if update_generator:
+            # (3) feature extractor and decoder
+            with utils.frozen(self.critic) as critic:
+                with run.autocast():
+                    perceptual = self.perceptual_loss(sr, y)
+                    l1 = functional.l1_loss(sr, y)
+                    total = options.perceptual_weight * perceptual + options.l1_weight * l1
+                    if not warm_start:
+                        adversarial = adversarial_loss(critic(sr))
+                        total = total + options.adversarial_weight * adversarial
+                        terms |= {"adversarial_loss": adversarial}
+                run.step(self.generator_optimizer, total)
+            terms |= {"generator_loss": total, "perceptual_loss": perceptual, "l1_loss": l1}
+            terms |= {"saturated": utils.saturated(sr)}
+
+            # (4) alignment: E alone, towards the features of the mix
+            if align:
+                with run.autocast():
+                    clean_features, degraded_features = self.extractor(x_c), self.extractor(x_d)
+                alignment = alignment_loss(clean_features, degraded_features, features, options.alpha, options.sinkhorn_eps)
+                run.step(self.alignment_optimizer, options.ot_weight * alignment)
+                terms |= {"alignment_loss": alignment}
+        return terms
+
+
 def train(options: argparse.Namespace, given: set[str]) -> None:
     """Stage 2 from the first batch to the last; `given`: the options that the user named."""
     run = utils.Run("sr", options, given, COLUMNS)
@@ -68,31 +151,11 @@ def train(options: argparse.Namespace, given: set[str]) -> None:
             f"{h2l} has width {loaded['content']['width']}, this run {options.width}: give the same --width to both stages"
         )
     run.fingerprints["h2l"] = utils.digest(loaded["generator"].state_dict())
-    degrade = loaded["generator"].requires_grad_(False).to(run.device, memory_format=torch.channels_last)
     hr_train, hr_test, lr_test = run.faces("HR_train"), run.faces("HR_test"), run.faces("LR_test")
     perceptual_loss = PerceptualLoss(utils.load_perceptual_weights(options.vgg_weights))
-    perceptual_loss = perceptual_loss.to(run.device, memory_format=torch.channels_last)
-
-    run.network("extractor", FeatureExtractor(options.width), inference=True)
-    run.network("decoder", Decoder(options.width), inference=True)
-    run.network("critic", HRCritic(options.width))
-    parameters = {name: list(network.parameters()) for name, network in run.networks.items()}
-    betas = (options.beta1, options.beta2)
-    generator_optimizer = run.optimizer(
-        "generator", torch.optim.Adam(parameters["extractor"] + parameters["decoder"], options.generator_lr, betas, fused=True)
-    )
-    critic_optimizer = run.optimizer("critic", torch.optim.Adam(parameters["critic"], options.critic_lr, betas, fused=True))
-    alignment_optimizer = run.optimizer(
-        "alignment", torch.optim.Adam(parameters["extractor"], options.alignment_lr, betas, fused=True)
-    )
+    stage = SuperResolution(run, loaded["generator"], perceptual_loss)
     run.restore(hr_train)
-    extractor, decoder, critic = (run.distribute(name) for name in ("extractor", "decoder", "critic"))
-
-    def degrade_and_mix(clean: torch.Tensor, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """x_c and z -> x_d, clamped to [-1, 1], and x_m."""
-        with torch.no_grad(), run.autocast():
-            degraded = degrade(clean, z).float().clamp(-1, 1)
-        return degraded, options.alpha * clean + (1 - options.alpha) * degraded
+    stage.distribute()
 
     def sample(path: Path) -> dict[str, float]:
         """A sheet of inputs, their SR and real LR faces, in eval mode; the PSNR of SR for each kind of input."""
@@ -100,63 +163,31 @@ def train(options: argparse.Namespace, given: set[str]) -> None:
         (real,) = lr_test[: utils.SHEET_COLUMNS]
         target, clean, real = (utils.to_unit_range(faces).to(run.device) for faces in (target, clean, real))
         noise = torch.Generator().manual_seed(utils.SAMPLE_SEED)
-        degraded, mixed = degrade_and_mix(clean, torch.randn(len(clean), NOISE_CHANNELS, generator=noise).to(run.device))
+        degraded, mixed = stage.degrade_and_mix(clean, torch.randn(len(clean), NOISE_CHANNELS, generator=noise).to(run.device))
         inputs = {"clean": clean, "degraded": degraded, "mixed": mixed, "real LR": real}
-        with utils.evaluating(extractor, decoder) as networks, run.autocast():
-            outputs = {name: networks[1](networks[0](faces)) for name, faces in inputs.items()}
+        with utils.evaluating(stage.extractor, stage.decoder) as (extractor, decoder), run.autocast():
+            outputs = {name: decoder(extractor(faces)) for name, faces in inputs.items()}
         rows = {**inputs, **{f"SR of {name}": faces for name, faces in outputs.items()}, "target": target}
         order = ["clean", "degraded", "mixed", "SR of clean", "SR of degraded", "SR of mixed", "target"]
         utils.save_sheet(path, {name: rows[name][: utils.SHEET_COLUMNS] for name in [*order, "real LR", "SR of real LR"]})
-        return {f"psnr_{name}": utils.psnr(outputs[name], target) for name in ("clean", "degraded", "mixed")}
+        return {f"psnr_{name}": utils.psnr(outputs[name], target).mean().item() for name in ("clean", "degraded", "mixed")}
 
     if options.warm_start_steps > run.iteration:
         run.say(f"warm start: no critic and no alignment up to iteration {options.warm_start_steps}")
     for iteration, (y, x_c) in run.batches(hr_train):
-        warm_start = iteration <= options.warm_start_steps
-        update_generator = warm_start or iteration % options.critic_updates == 0
-        align = run.epoch(iteration) >= options.ot_start_epoch and options.ot_weight > 0 and not warm_start
-        terms = {}
+        run.finish(stage.iterate(iteration, y, x_c), sample)
 
-        # (1) degrade, mix and super-resolve: a graph only where E and S learn from it
-        x_d, x_m = degrade_and_mix(x_c, run.normal(NOISE_CHANNELS))
-        with run.autocast(), torch.set_grad_enabled(update_generator):
-            features = extractor(x_m)
-            sr = decoder(features).float()
-
-        # (2) critic; GroupNorm looks at one sample at a time, so that fake and real faces can share a batch
-        if not warm_start:
-            with run.autocast():
-                fake_scores, real_scores = critic(torch.cat([sr.detach(), y])).chunk(2)
-                penalty = gradient_penalty(critic, y, sr, run.uniform())
-            loss = critic_loss(fake_scores, real_scores)
-            total = loss + options.gradient_penalty_weight * penalty
-            run.step(critic_optimizer, total)
-            terms |= {"critic_loss": total, "wasserstein": -loss, "gradient_penalty": penalty}
-
-        if update_generator:
-            # (3) feature extractor and decoder
-            with utils.frozen(critic) as frozen_critic:
-                with run.autocast():
-                    perceptual = perceptual_loss(sr, y)
-                    l1 = functional.l1_loss(sr, y)
-                    total = options.perceptual_weight * perceptual + options.l1_weight * l1
-                    if not warm_start:
-                        adversarial = adversarial_loss(frozen_critic(sr))
-                        total = total + options.adversarial_weight * adversarial
-                        terms |= {"adversarial_loss": adversarial}
-                run.step(generator_optimizer, total)
-            terms |= {"generator_loss": total, "perceptual_loss": perceptual, "l1_loss": l1}
-            terms |= {"saturated": utils.saturated(sr)}
-
-            # (4) alignment: E alone, towards the features of the mix
-            if align:
-                with run.autocast():
-                    clean_features, degraded_features = extractor(x_c), extractor(x_d)
-                alignment = alignment_loss(clean_features, degraded_features, features, options.alpha, options.sinkhorn_eps)
-                run.step(alignment_optimizer, options.ot_weight * alignment)
-                terms |= {"alignment_loss": alignment}
-
-        run.finish(terms, sample)
+    # (5) the statistics that BatchNorm keeps while training, of few images and of maps down to 1x1, can make outputs explode
+    if options.batchnorm_batches and run.main:
+        noise = torch.Generator().manual_seed(options.seed)
+        indices = torch.randperm(len(hr_train), generator=noise)[: options.batchnorm_batches * STATISTICS_BATCH]
+        run.say(f"measuring BatchNorm's statistics on {len(indices)} mixed faces for {run.out / 'sr.pth'}")
+        with utils.measuring_batchnorm(stage.extractor, stage.decoder) as (extractor, decoder), run.autocast():
+            for part in indices.tensor_split(max(1, len(indices) // STATISTICS_BATCH)):
+                x_c = utils.to_unit_range(hr_train[part.numpy()][1]).to(run.device)
+                z = torch.randn(len(x_c), NOISE_CHANNELS, generator=noise).to(run.device)
+                decoder(extractor(stage.degrade_and_mix(x_c, z)[1]))
+        run.save_weights()
 
 
 if __name__ == "__main__":

@@ -43,23 +43,63 @@ def main(argv: list[str] | None = None) -> None:
         train(options, given)
 
 
+class Degradation:
+    """Stage 1: the networks and optimizers of a run, and what one iteration does with them."""
+
+    def __init__(self, run: utils.Run) -> None:
+        """The networks to train are made here, from the run's seed."""
+        options = run.options
+        self.run, self.options = run, options
+        self.generator = run.network("generator", DegradationGenerator(options.width), inference=True)
+        self.critic = run.network("critic", LRCritic(options.width))
+        betas = (options.beta1, options.beta2)
+        adam = torch.optim.Adam(self.generator.parameters(), options.generator_lr, betas, fused=True)
+        sgd = torch.optim.SGD(self.critic.parameters(), options.critic_lr, options.critic_momentum, fused=True)
+        self.generator_optimizer, self.critic_optimizer = run.optimizer("generator", adam), run.optimizer("critic", sgd)
+
+    def distribute(self) -> None:
+        """Share the networks among the run's processes."""
+        self.generator, self.critic = map(self.run.distribute, ("generator", "critic"))
+
+    def iterate(self, iteration: int, x_c: torch.Tensor, x_r: torch.Tensor) -> dict[str, torch.Tensor]:
+        """One iteration, from 1: clean and real LR faces x_c and x_r [N, 3, 16, 16] -> its loss terms."""
+        run, options = self.run, self.options
+        update_generator = iteration % options.critic_updates == 0
+
+        # (1) degrade: a graph only where the generator learns from it
+        with run.autocast(), torch.set_grad_enabled(update_generator):
+            x_d = self.generator(x_c, run.normal(NOISE_CHANNELS).to(x_c)).to(x_c.dtype)
+
+        # (2) critic; without normalisation in D_l, fake and real faces can share a batch
+        with run.autocast():
+            fake_scores, real_scores = self.critic(torch.cat([x_d.detach(), x_r])).chunk(2)
+            penalty = gradient_penalty(self.critic, x_r, x_d, run.uniform().to(x_r))
+        loss = critic_loss(fake_scores, real_scores)
+        total = loss + options.gradient_penalty_weight * penalty
+        run.step(self.critic_optimizer, total)
+        terms = {"critic_loss": total, "wasserstein": -loss, "gradient_penalty": penalty}
+
+        # (3) generator
+        if update_generator:
+            with utils.frozen(self.critic) as critic:
+                with run.autocast():
+                    adversarial = adversarial_loss(critic(x_d))
+                pixel = functional.mse_loss(x_d, x_c)
+                total = options.pixel_weight * pixel + options.adversarial_weight * adversarial
+                run.step(self.generator_optimizer, total)
+            terms |= {"generator_loss": total, "pixel_loss": pixel, "adversarial_loss": adversarial}
+            terms |= {"saturated": utils.saturated(x_d)}
+        return terms
+
+
 def train(options: argparse.Namespace, given: set[str]) -> None:
     """Stage 1 from the first batch to the last; `given`: the options that the user named."""
     run = utils.Run("h2l", options, given, COLUMNS)
     hr_train, lr_train = run.faces("HR_train"), run.faces("LR_train")
     hr_test, lr_test = run.faces("HR_test"), run.faces("LR_test")
-
-    run.network("generator", DegradationGenerator(options.width), inference=True)
-    run.network("critic", LRCritic(options.width))
-    betas = (options.beta1, options.beta2)
-    generator_optimizer = run.optimizer(
-        "generator", torch.optim.Adam(run.networks["generator"].parameters(), options.generator_lr, betas, fused=True)
-    )
-    critic_optimizer = run.optimizer(
-        "critic", torch.optim.SGD(run.networks["critic"].parameters(), options.critic_lr, options.critic_momentum, fused=True)
-    )
+    stage = Degradation(run)
     run.restore(hr_train)
-    generator, critic = run.distribute("generator"), run.distribute("critic")
+    stage.distribute()
 
     def sample(path: Path) -> dict[str, float]:
         """A sheet of clean, degraded and real LR faces; the PSNR of degraded against clean."""
@@ -67,41 +107,15 @@ def train(options: argparse.Namespace, given: set[str]) -> None:
         (real,) = lr_test[: utils.SHEET_COLUMNS]
         clean, real = (utils.to_unit_range(faces).to(run.device) for faces in (clean, real))
         noise = torch.Generator().manual_seed(utils.SAMPLE_SEED)
-        with utils.evaluating(generator) as (network,), run.autocast():
+        with utils.evaluating(stage.generator) as (network,), run.autocast():
             draws = [network(clean, torch.randn(len(clean), NOISE_CHANNELS, generator=noise).to(run.device)) for _ in range(4)]
         degraded = {f"degraded, z {number}": x_d for number, x_d in enumerate(draws, 1)}
         rows = {"clean (HR_test)": clean, **degraded, "real LR (LR_test)": real}
         utils.save_sheet(path, {title: faces[: utils.SHEET_COLUMNS] for title, faces in rows.items()})
-        return {"psnr_degraded": utils.psnr(torch.cat(draws), clean.repeat(4, 1, 1, 1))}
+        return {"psnr_degraded": utils.psnr(torch.cat(draws), clean.repeat(4, 1, 1, 1)).mean().item()}
 
     for iteration, (_, x_c, x_r) in run.batches(hr_train, lr_train):
-        update_generator = iteration % options.critic_updates == 0
-
-        # (1) degrade: a graph only where the generator learns from it
-        with run.autocast(), torch.set_grad_enabled(update_generator):
-            x_d = generator(x_c, run.normal(NOISE_CHANNELS)).float()
-
-        # (2) critic; without normalisation in D_l, fake and real faces can share a batch
-        with run.autocast():
-            fake_scores, real_scores = critic(torch.cat([x_d.detach(), x_r])).chunk(2)
-            penalty = gradient_penalty(critic, x_r, x_d, run.uniform())
-        loss = critic_loss(fake_scores, real_scores)
-        total = loss + options.gradient_penalty_weight * penalty
-        run.step(critic_optimizer, total)
-        terms = {"critic_loss": total, "wasserstein": -loss, "gradient_penalty": penalty}
-
-        # (3) generator
-        if update_generator:
-            with utils.frozen(critic) as frozen_critic:
-                with run.autocast():
-                    adversarial = adversarial_loss(frozen_critic(x_d))
-                pixel = functional.mse_loss(x_d, x_c)
-                total = options.pixel_weight * pixel + options.adversarial_weight * adversarial
-                run.step(generator_optimizer, total)
-            terms |= {"generator_loss": total, "pixel_loss": pixel, "adversarial_loss": adversarial}
-            terms |= {"saturated": utils.saturated(x_d)}
-
-        run.finish(terms, sample)
+        run.finish(stage.iterate(iteration, x_c, x_r), sample)
 
 
 if __name__ == "__main__":

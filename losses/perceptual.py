@@ -34,8 +34,8 @@ class PerceptualLoss(nn.Module):
         self.requires_grad_(False).eval()
 
     def features(self, x: Tensor) -> Tensor:
-        """x: [N, 3, H, W] in [-1, 1] -> conv3_1 before its ReLU [N, 256, H/4, W/4]."""
-        x = ((x.float() + 1) / 2 - self.mean) / self.deviation
+        """x: [N, 3, H, W] in [-1, 1], fp32 or float64 -> conv3_1 before its ReLU [N, 256, H/4, W/4]."""
+        x = ((x + 1) / 2 - self.mean) / self.deviation
         for index, convolution in self.convolutions.items():
             x = convolution(x)
             if index != "10":
@@ -45,7 +45,7 @@ class PerceptualLoss(nn.Module):
         return x
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
-        """x, target: [N, 3, H, W] in [-1, 1] -> the batch mean, a scalar in fp32; the target gets no gradient."""
+        """x, target: [N, 3, H, W] in [-1, 1] -> the batch mean, a scalar in x's dtype; the target gets no gradient."""
         with torch.no_grad():
             target_features = self.features(target)
-        return functional.l1_loss(self.features(x).float(), target_features.float())
+        return functional.l1_loss(self.features(x).to(x.dtype), target_features.to(x.dtype))
