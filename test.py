@@ -25,16 +25,16 @@ from models import Decoder, FeatureExtractor
 
 COMPARED = 64  # faces on the --compare sheet
 LARGE = 2 * LR_SIZE  # px; reducing a larger input than this throws much of it away
-NO_WEIGHTS = "train with train_h2l.py and train.py (or try everything with `make demo`), or name a file with --weights"
 
 
 def build_parser() -> utils.Parser:
     parser = utils.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.option("input", "LR", "folder of low-resolution faces, with its sub-folders, or one image", metavar="PATH")
     parser.option("output", "Results", "folder of the results", metavar="DIR")
-    parser.option("weights", "Trained_Models/sr.pth", "weights written by train.py")
+    parser.option("weights", "", "an sr.pth; empty: Trained_Models/sr.pth, or else the shipped weights/sr.pth")
     parser.option("batch-size", 64, "faces in a batch; the results do not depend on it")
     parser.option("device", "auto", "auto: the GPU if there is one", choices=("auto", "cuda", "cpu"))
+    parser.option("precision", "auto", "auto: bf16 where the hardware has it, else fp32", choices=("auto", "fp32", "bf16"))
     parser.add_argument(
         "--skip-existing", action="store_true", help="leave out inputs whose result is there: to go on after a stop"
     )
@@ -67,9 +67,10 @@ def output_names(names: list[str], reserved: set[str] = frozenset()) -> list[str
 
 
 def super_resolve(extractor: torch.nn.Module, decoder: torch.nn.Module, faces: Tensor) -> Tensor:
-    """uint8 [N, 3, 16, 16] -> S(E(x)), uint8 [N, 3, 64, 64]."""
+    """uint8 [N, 3, 16, 16] -> S(E(x)), uint8 [N, 3, 64, 64], computed in the networks' dtype."""
+    dtype = next(extractor.parameters()).dtype
     with torch.inference_mode():
-        return to_bytes(decoder(extractor(to_unit_range(faces).contiguous(memory_format=torch.channels_last))))
+        return to_bytes(decoder(extractor(to_unit_range(faces).to(dtype, memory_format=torch.channels_last))))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -78,9 +79,14 @@ def main(argv: list[str] | None = None) -> None:
     if options.batch_size < 1:
         parser.error(f"--batch-size {options.batch_size}: must be at least 1")
     device = utils.choose_device(options.device)
-    loaded = utils.load_networks(Path(options.weights), "sr", {"extractor": FeatureExtractor, "decoder": Decoder}, NO_WEIGHTS)
-    extractor, decoder = (loaded[name].to(device, memory_format=torch.channels_last) for name in ("extractor", "decoder"))
-    print(f"weights: {options.weights}, width {loaded['content']['width']}, on {device.type}", flush=True)
+    path = utils.find_weights(options.weights, "sr")
+    loaded = utils.load_networks(path, "sr", {"extractor": FeatureExtractor, "decoder": Decoder}, utils.NO_WEIGHTS)
+    dtype = utils.choose_precision(options.precision, device)
+    extractor, decoder = (
+        utils.fold_batchnorm(loaded[name]).to(device, dtype, memory_format=torch.channels_last)
+        for name in ("extractor", "decoder")
+    )
+    print(f"{utils.describe(path, loaded['content'])}\ncomputing on {device.type} in {str(dtype)[6:]}", flush=True)
 
     source, target = Path(options.input), Path(options.output)
     if not source.exists():
@@ -124,14 +130,21 @@ def main(argv: list[str] | None = None) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise utils.UserError(f"cannot make the folder {path.parent} ({error}): choose another --output") from error
-        utils.write_whole(path, lambda temporary: Image.fromarray(image).save(temporary, "PNG"), flush=False)
+        utils.write_whole(path, lambda temporary: Image.fromarray(image).save(temporary, "PNG", compress_level=1), flush=False)
 
     def decoded_batches(pool: ThreadPoolExecutor) -> Iterator[list[tuple[Image.Image, Path]]]:
-        """Batches of decodable inputs; at most two batches of files are held at a time."""
+        """Batches of decodable inputs; the next batch is decoded while one is computed, and no more files are held."""
         queue = zip(files, outputs)
         batch: list[tuple[Image.Image, Path]] = []
-        while chunk := list(islice(queue, options.batch_size)):
-            for (file, output), result in zip(chunk, pool.map(decode, [file for file, _ in chunk])):
+
+        def start() -> tuple[list[tuple[Path, Path]], Iterator]:
+            chunk = list(islice(queue, options.batch_size))
+            return chunk, pool.map(decode, [file for file, _ in chunk])
+
+        chunk, results = start()
+        while chunk:
+            following = start()
+            for (file, output), result in zip(chunk, results):
                 if isinstance(result, ImageError):
                     skipped.append(f"{file} {result}")
                     print(f"skipped: {file} {result}", file=sys.stderr)
@@ -145,17 +158,20 @@ def main(argv: list[str] | None = None) -> None:
                 if len(batch) == options.batch_size:
                     yield batch
                     batch = []
+            chunk, results = following
         if batch:
             yield batch
 
     remedy = "lower --batch-size, or use --device cpu"
     with ThreadPoolExecutor(os.cpu_count()) as pool, utils.explain_out_of_memory(options.batch_size, remedy):
+        saved: Iterator = iter(())  # of the batch before: written while this one is computed
         for batch in decoded_batches(pool):
             faces = torch.from_numpy(np.stack([np.asarray(face) for face, _ in batch])).permute(0, 3, 1, 2)
             results = super_resolve(extractor, decoder, faces.to(device)).permute(0, 2, 3, 1).cpu().numpy()
-            list(pool.map(save, results, [output for _, output in batch]))
-            count += len(batch)
+            count += len(list(saved))
+            saved = pool.map(save, results, [output for _, output in batch])
             compared += [(face, sr) for (face, _), sr in zip(batch, results)][: COMPARED - len(compared)]
+        count += len(list(saved))
     seconds = time.perf_counter() - began
 
     if large:

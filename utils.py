@@ -22,6 +22,7 @@ import torchvision
 from PIL import Image, ImageDraw
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -33,6 +34,8 @@ SAMPLE_FACES = 64  # how many faces of a test list the PSNR in the log is measur
 SHEET_COLUMNS = 8  # how many faces a sample sheet shows
 SATURATED_UPDATES = 100  # so many generator updates in a row with mostly saturated outputs stop a run
 LOCK_PATIENCE = 8  # s; the loader processes of a killed run hold its folder for up to 5 s more
+SHIPPED = Path(__file__).resolve().parent / "weights"  # trained by this project
+NO_WEIGHTS = "train with train_h2l.py and train.py (or try everything with `make demo`), or name a file with --weights or --h2l"
 LOGS = {"h2l": "train_h2l.csv", "sr": "train.csv"}
 SAMPLE_SEED = 1234  # of the noise in sample sheets: the same z at every step and in every run
 
@@ -249,6 +252,33 @@ def evaluating(*networks: nn.Module) -> Iterator[list[nn.Module]]:
             network.train(mode)
 
 
+@contextlib.contextmanager
+def measuring_batchnorm(*networks: nn.Module) -> Iterator[list[nn.Module]]:
+    """Replace BatchNorm's running statistics by the plain mean over the batches that pass within the block."""
+    networks = [unwrap(network).train() for network in networks]
+    layers = [layer for network in networks for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # PyTorch's cumulative mean
+    try:
+        with torch.no_grad():
+            yield networks
+    finally:
+        for layer, momentum in zip(layers, momenta):
+            layer.momentum = momentum
+
+
+def fold_batchnorm(network: nn.Module) -> nn.Module:
+    """Fold every BatchNorm into the convolution before it, in place: the same function in eval mode, in fewer steps."""
+    for layers in [module for module in network.modules() if isinstance(module, nn.Sequential)]:
+        for index in range(len(layers) - 1):
+            if isinstance(layers[index], nn.Conv2d) and isinstance(layers[index + 1], nn.BatchNorm2d):
+                layers[index] = fuse_conv_bn_eval(layers[index], layers[index + 1])
+                layers[index + 1] = nn.Identity()
+    return network
+
+
 def unwrap(network: nn.Module) -> nn.Module:
     """The network inside DistributedDataParallel, or the network."""
     return network.module if isinstance(network, DistributedDataParallel) else network
@@ -343,6 +373,19 @@ def load_networks(path: Path, kind: str, constructors: dict[str, Callable[[int],
         load_weights(networks[name], content["weights"][name], path)
         networks[name].eval()
     return networks
+
+
+def find_weights(given: str, name: str) -> Path:
+    """The weights file to use: the one that the user named, else his own, Trained_Models/NAME.pth, else the shipped one."""
+    own, shipped = Path("Trained_Models", f"{name}.pth"), SHIPPED / f"{name}.pth"
+    return Path(given) if given else own if own.exists() or not shipped.exists() else shipped
+
+
+def describe(path: Path, content: dict) -> str:
+    """One line on a weights file: which it is and, of a shipped one, what it was trained on and its licence terms."""
+    about = content.get("about")
+    texts = [f"{name}: {text}" for name, text in about.items()] if isinstance(about, dict) else []
+    return "; ".join([f"weights: {path}, width {content['width']}", *texts])
 
 
 def load_perceptual_weights(choice: str) -> dict[str, Tensor] | None:
@@ -736,12 +779,17 @@ class Run:
             "saturated_updates": self.saturated_updates,
         }
         save_checkpoint(self.out / f"{self.name}_state.pth", f"{self.name}_state", state)
+        self.save_weights()
+
+    def save_weights(self) -> None:
+        """Write the inference file alone."""
         weights = {
-            "width": self.options.width,
-            "settings": {**vars(self.options), "iteration": self.iteration},
-            "weights": {name: {k: v.cpu().contiguous() for k, v in networks[name].items()} for name in self.inference},
+            name: {key: tensor.cpu().contiguous() for key, tensor in self.networks[name].state_dict().items()}
+            for name in self.inference
         }
-        save_checkpoint(self.out / f"{self.name}.pth", self.name, weights)
+        settings = {**vars(self.options), "iteration": self.iteration}
+        content = {"width": self.options.width, "settings": settings, "weights": weights}
+        save_checkpoint(self.out / f"{self.name}.pth", self.name, content)
 
 
 # --- pictures ----------------------------------------------------------------------------------------------------
@@ -752,10 +800,10 @@ def saturated(images: Tensor) -> Tensor:
     return (images.detach().abs() > 1).float().mean()
 
 
-def psnr(images: Tensor, targets: Tensor) -> float:
-    """Mean over the images of the peak signal-to-noise ratio in dB, RGB, rounded to 8 bits; [N, 3, H, W] in [-1, 1]."""
+def psnr(images: Tensor, targets: Tensor) -> Tensor:
+    """Each image's peak signal-to-noise ratio, RGB, rounded to 8 bits: [N, 3, H, W] in [-1, 1] -> [N], dB, at most 78."""
     error = (to_bytes(images).float() - to_bytes(targets).float()).square().flatten(1).mean(dim=1)
-    return (10 * torch.log10(255**2 / error.clamp(min=1e-3))).mean().item()
+    return 10 * torch.log10(255**2 / error.clamp(min=1e-3))
 
 
 def enlarge(images: Tensor, mode: str = "nearest") -> Tensor:

@@ -24,7 +24,7 @@ def run(sr, source, target, *more):
 
 
 def main(sr, source, target, *more):
-    options = ["--weights", sr, "--input", source, "--output", target, "--device", "cpu", *more]
+    options = ["--weights", sr, "--input", source, "--output", target, "--device", "cpu", "--precision", "fp32", *more]
     script.main([str(option) for option in options])
 
 
@@ -70,6 +70,32 @@ def test_a_result_depends_neither_on_neighbours_nor_on_the_batch_size(lively, tm
     assert all(np.abs(read("all", n) - read("four", n)).max() <= 1 for n in range(9))
     assert np.abs(read("all", 5) - read("alone", 5)).max() <= 1
     assert np.abs(read("all", 5) - read("all", 6)).max() > 20
+
+
+def test_folding_batchnorm_keeps_the_function(lively):
+    loaded = utils.load_networks(lively, "sr", {"extractor": FeatureExtractor, "decoder": Decoder}, "")
+    x = torch.rand(4, 3, 16, 16, dtype=torch.float64) * 2 - 1
+    with torch.no_grad():
+        extractor, decoder = loaded["extractor"].double(), loaded["decoder"].double()
+        expected = decoder(extractor(x))
+        folded = [utils.fold_batchnorm(network) for network in (extractor, decoder)]
+        assert not any(isinstance(layer, torch.nn.BatchNorm2d) for network in folded for layer in network.modules())
+        assert torch.allclose(decoder(extractor(x)), expected, rtol=0, atol=1e-10)
+
+
+def test_bf16_is_near_fp32(lively, tmp_path):
+    (tmp_path / "in").mkdir()
+    for number in range(8):
+        picture(seed=number).save(tmp_path / "in" / f"{number}.png")
+    for precision in ("fp32", "bf16"):
+        result = run(lively, tmp_path / "in", tmp_path / precision, "--precision", precision)
+        assert (
+            result.returncode == 0
+            and f"computing on cpu in {precision.replace('fp', 'float').replace('bf', 'bfloat')}" in result.stdout
+        )
+    for number in range(8):
+        a, b = (np.asarray(Image.open(tmp_path / name / f"{number}.png"), float) for name in ("fp32", "bf16"))
+        assert 0 < np.square(a - b).mean() < 255**2 / 10**3.5  # not the same, and at least 35 dB
 
 
 def test_many_kinds_of_files(sr, tmp_path):

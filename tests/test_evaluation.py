@@ -1,0 +1,291 @@
+"""evaluate.py: closed-form cases of what it measures, and the script driven as users do; export.py; BatchNorm's statistics."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from conftest import run_script
+from PIL import Image
+from torch import nn
+
+import evaluate
+import export
+import test as inference
+import utils
+from Datasets.faces import LR_SIZE, load_image, prepare_hr, prepare_lr, read_list, to_bytes, to_unit_range
+
+SMALL = ["--features", "MOBILENET", "--vgg-weights", "random", "--limit", 5]
+
+
+@pytest.fixture(scope="session")
+def mobilenet(tmp_path_factory) -> Path:
+    """MobileNetV2's state dict with random weights."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("mobilenet") / "mobilenet_v2.pth"
+    torch.save(torchvision.models.mobilenet_v2().state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def report(demo_data, h2l, sr, lively, mobilenet, tmp_path_factory) -> tuple[dict, str, Path]:
+    """The JSON, the printed text and the path of a run on five drawn faces with two weights files."""
+    path = tmp_path_factory.mktemp("evaluation") / "results" / "metrics.json"
+    result = run_script(
+        "evaluate.py", *small(mobilenet), "--data", demo_data, "--h2l", h2l, "--weights", sr, lively, "--out", path
+    )
+    assert result.returncode == 0, result.stderr
+    return json.loads(path.read_text()), result.stdout, path
+
+
+def small(mobilenet):
+    return [mobilenet if option == "MOBILENET" else option for option in SMALL]
+
+
+def main(*options):
+    evaluate.main([str(option) for option in options])
+
+
+def faces(count, size, seed=0):
+    return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+# --- the script --------------------------------------------------------------------------------------------------
+
+
+def test_every_number_of_every_row(report, sr, lively):
+    content, printed, path = report
+    assert list(content["rows"]) == ["floor", "bicubic", str(sr), str(lively)]
+    assert set(content["rows"]["floor"]) == {"real_fd"}
+    assert set(content["rows"]["bicubic"]) == set(evaluate.DEFINITIONS) - {"feature_gap"}
+    for name in (str(sr), str(lively)):
+        assert list(content["rows"][name]) == list(evaluate.DEFINITIONS)
+        assert all(np.isfinite(value) for value in content["rows"][name].values())
+    assert set(content["degradation"]) == {"floor", "x_c", "x_d"}
+    for name in evaluate.DEFINITIONS:
+        assert f"{name}: {evaluate.DEFINITIONS[name]}" in printed
+    assert "FD-MobileNetV2: SR of 5 real faces against 5 HR faces; under 2048" in printed
+    assert "FID" not in printed + path.read_text()  # MobileNetV2's distance is never called by that name
+    with Image.open(path.with_suffix(".png")) as sheet:
+        assert sheet.width > 300 and sheet.height > 1000
+
+
+def test_the_bicubic_row_is_pillows(report, demo_data):
+    files = np.array(read_list(demo_data / "HR_test.csv"))[evaluate.choose(8, 5, 0)]
+    values = []
+    for file in files:
+        y = prepare_hr(load_image(file))
+        x = prepare_lr(y).resize((64, 64), Image.Resampling.BICUBIC)
+        error = np.square(np.asarray(x, float) - np.asarray(y, float)).mean()
+        values.append(10 * np.log10(255**2 / error))
+    assert report[0]["rows"]["bicubic"]["psnr_clean"] == pytest.approx(np.mean(values), abs=0.01)
+
+
+def test_the_numbers_do_not_depend_on_the_batch_size_nor_on_the_other_rows(report, demo_data, h2l, lively, mobilenet, tmp_path):
+    path = tmp_path / "metrics.json"
+    main(*small(mobilenet), "--data", demo_data, "--h2l", h2l, "--weights", lively, "--out", path, "--batch-size", 2)
+    again = json.loads(path.read_text())
+    for row in ("floor", "bicubic", str(lively)):
+        for name, value in report[0]["rows"][row].items():
+            assert again["rows"][row][name] == pytest.approx(value, abs=5e-4, rel=1e-3), (row, name)
+    assert again["degradation"]["x_d"]["psnr"] == pytest.approx(report[0]["degradation"]["x_d"]["psnr"], abs=5e-3)
+
+
+def test_missing_packages_are_named_with_the_line_that_installs_them(demo_data, h2l, sr, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "torchmetrics.image.fid", None)
+    with pytest.raises(utils.UserError, match="torchmetrics.*: pip install torchmetrics torch-fidelity"):
+        main("--data", demo_data, "--h2l", h2l, "--weights", sr, "--vgg-weights", "random", "--out", tmp_path / "m.json")
+
+
+def test_inception_without_a_network(demo_data, h2l, sr, monkeypatch, tmp_path):
+    from urllib.error import URLError
+
+    import torch_fidelity.feature_extractor_inceptionv3 as fidelity
+
+    def offline(*_arguments, **_settings):
+        raise URLError("no network")
+
+    monkeypatch.setattr(fidelity, "load_state_dict_from_url", offline)
+    with pytest.raises(utils.UserError, match="download of the FID network failed.*--features PATH"):
+        main("--data", demo_data, "--h2l", h2l, "--weights", sr, "--vgg-weights", "random", "--out", tmp_path / "m.json")
+
+
+def test_a_file_that_is_not_mobilenets(demo_data, h2l, sr, tmp_path):
+    torch.save({"a": torch.zeros(1)}, tmp_path / "a.pth")
+    with pytest.raises(utils.UserError, match="a.pth does not fit MobileNetV2: tensor .* is missing"):
+        main("--data", demo_data, "--h2l", h2l, "--weights", sr, "--vgg-weights", "random", "--features", tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("option", [["--limit", -1], ["--limit", 1], ["--batch-size", 0], ["--alpha", 2], ["--seed", -1]])
+def test_options_out_of_range(option, capsys):
+    with pytest.raises(SystemExit):
+        main(*option)
+    assert option[0] in capsys.readouterr().err
+
+
+# --- what it measures --------------------------------------------------------------------------------------------
+
+
+def test_psnr_and_consistency_in_closed_form():
+    a = torch.full((2, 3, 64, 64), -1.0)
+    b = a + 2 * torch.tensor([51.0, 25.5]).view(2, 1, 1, 1) / 255  # errors of 51 and, rounded, 26 of 255
+    expected = torch.tensor([20 * np.log10(5), 20 * np.log10(255 / 26)], dtype=torch.float32)
+    assert torch.allclose(utils.psnr(a, b), expected, atol=1e-4)
+    best = utils.psnr(a, a)[0]
+    # of three versions two are equal: one pair of three at the cap, two at the PSNR above
+    assert torch.allclose(evaluate.consistency([a, a, b]), (best + 2 * expected) / 3, atol=1e-4)
+
+
+def test_exploded_and_saturated_in_closed_form():
+    images = torch.zeros(3, 3, 10, 10)
+    images[0, :, :2, :] = 1.3  # 20 % of the values: not more than 20 %
+    images[1, :, :3, :] = -1.3
+    images[2] = 1.1
+    assert evaluate.exploded(images).tolist() == [False, True, False]
+    assert torch.allclose(evaluate.saturated(images), torch.tensor([0.2, 0.3, 1.0]))
+
+
+def test_an_images_draws_depend_on_its_place_in_the_list_alone():
+    y, clean = faces(4, 64), faces(4, LR_SIZE, 1)
+
+    def degrade(x_c, z):
+        return x_c * 0.5 + z.mean(dim=1)[:, None, None, None]
+
+    whole = evaluate.make_inputs(y, clean, np.arange(4), 0, 0.3, degrade)
+    part = evaluate.make_inputs(y[2:], clean[2:], np.array([2, 3]), 0, 0.3, degrade)
+    other = evaluate.make_inputs(y[2:], clean[2:], np.array([2, 3]), 1, 0.3, degrade)
+    assert list(whole) == evaluate.INPUTS and len(evaluate.DEGRADATIONS) == 8
+    for kind in evaluate.INPUTS:
+        assert whole[kind].shape == (4, 3, LR_SIZE, LR_SIZE) and whole[kind].dtype == torch.uint8
+        assert torch.equal(whole[kind][2:], part[kind]), kind
+    assert not torch.equal(other["z 1"], part["z 1"]) and not torch.equal(other["noise"], part["noise"])
+    x_d = to_unit_range(whole["z 1"])
+    mix = 0.3 * to_unit_range(clean) + 0.7 * x_d
+    assert (to_unit_range(whole["mixed"]) - mix).abs().max() < 2 * 1.01 / 255
+
+
+def test_each_degradation_is_what_its_name_says():
+    """Of a constant face: blur, bilinear and JPEG keep it, noise has its standard deviation."""
+    y, clean = torch.full((4, 3, 64, 64), 128, dtype=torch.uint8), torch.full((4, 3, 16, 16), 128, dtype=torch.uint8)
+    inputs = evaluate.make_inputs(y, clean, np.arange(4), 0, 0.3, lambda x_c, z: x_c)
+    for kind in ("clean", "mixed", "blur", "bilinear", "jpeg", "z 1", "z 4"):
+        assert (inputs[kind].int() - 128).abs().max() <= 1, kind
+    noise = inputs["noise"].float() - 128
+    assert noise.std().item() == pytest.approx(evaluate.NOISE, rel=0.05) and abs(noise.mean().item()) < 1
+
+
+def test_the_frechet_distance_of_shifted_features_is_the_squared_shift(mobilenet):
+    """Equal covariances: the distance is |mean difference|^2; here with the mean colour as the feature network."""
+
+    class MeanColour(nn.Module):
+        num_features = 3
+
+        def forward(self, images):
+            return images.float().mean(dim=(2, 3))
+
+    frechet = evaluate.Frechet(str(mobilenet), torch.device("cpu"), 4, lambda: torch.autocast("cpu", enabled=False))
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    frechet.new = lambda: FrechetInceptionDistance(MeanColour(), reset_real_features=False)
+    images = faces(40, 8) // 2
+    reference = frechet.reference(iter(images.split(16)), "reference")
+    for shift in (0, 3, 10):  # and again: the reference is kept
+        distance = frechet.distance(reference, iter((images + shift).split(7)), "shifted")
+        assert distance == pytest.approx(3 * shift**2, abs=0.01)
+
+
+def test_identical_outputs_are_consistent_and_have_no_feature_gap():
+    """A network that sees only the mean of everything: nothing depends on the degradation."""
+    y, clean = faces(3, 64), faces(3, LR_SIZE, 1)
+    inputs = {kind: clean for kind in evaluate.INPUTS}
+    perceptual = evaluate.PerceptualLoss()
+
+    def extract(x):
+        return 100 * to_unit_range(x).mean(dim=(1, 2, 3), keepdim=True).expand(-1, 4, 4, 4)
+
+    table = evaluate.measure_faces(evaluate.bicubic, extract, y, inputs, clean.roll(1, 0), perceptual)
+    assert (table["consistency"] > 77).all() and (table["gap_degraded"] < 0.01).all() and (table["gap_others"] > 0.01).all()
+    assert np.allclose(table["psnr_eight"], table["psnr_clean"])
+    exact = evaluate.measure_faces(lambda x: to_unit_range(y), None, y, inputs, clean, perceptual)
+    assert np.allclose(exact["ssim_clean"], 1) and np.allclose(exact["perceptual_mixed"], 0, atol=1e-6)
+
+
+# --- weights -----------------------------------------------------------------------------------------------------
+
+
+def test_own_weights_come_before_the_shipped_ones(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shipped = tmp_path / "repository" / "weights"
+    monkeypatch.setattr(utils, "SHIPPED", shipped)
+    own = Path("Trained_Models/sr.pth")
+    assert utils.find_weights("", "sr") == own  # neither is there: the error names the one to train
+    shipped.mkdir(parents=True)
+    (shipped / "sr.pth").touch()
+    assert utils.find_weights("", "sr") == shipped / "sr.pth"
+    own.parent.mkdir()
+    own.touch()
+    assert utils.find_weights("", "sr") == own
+    assert utils.find_weights("a/b.pth", "sr") == Path("a/b.pth")
+
+
+def test_an_exported_file_is_half_as_large_and_gives_the_same_pictures(lively, tmp_path):
+    target = tmp_path / "weights" / "sr.pth"
+    result = run_script("export.py", lively, target, "--trained-on", "drawn faces", "--licence", "do as you like")
+    assert result.returncode == 0, result.stderr
+    assert target.stat().st_size < 0.8 * lively.stat().st_size
+    Image.fromarray(faces(1, 16)[0].permute(1, 2, 0).numpy()).save(tmp_path / "face.png")
+    pictures = []
+    for number, weights in enumerate((lively, target)):
+        out = tmp_path / str(number)
+        result = run_script("test.py", "--weights", weights, "--input", tmp_path / "face.png", "--output", out)
+        assert result.returncode == 0, result.stderr
+        pictures.append(np.asarray(Image.open(out / "face.png")).astype(int))
+    assert "trained on: drawn faces; licence: do as you like" in result.stdout
+    assert np.abs(pictures[0] - pictures[1]).max() <= 2
+
+
+def test_only_inference_files_are_exported(sr, tmp_path):
+    with pytest.raises(utils.UserError, match="is not an inference file"):
+        export.main([str(sr.with_name("sr_state.pth")), str(tmp_path / "a.pth"), "--trained-on", "a", "--licence", "b"])
+
+
+def test_halving_keeps_what_does_not_fit():
+    assert export.half(torch.ones(2, 2)).dtype == torch.float16
+    assert export.half(torch.ones(2)).dtype == torch.float32
+    assert export.half(torch.full((2, 2), 1e6)).dtype == torch.float32
+    assert export.half(torch.tensor(3)).dtype == torch.int64
+
+
+def test_batchnorm_takes_the_plain_mean_over_the_batches():
+    layer = nn.BatchNorm2d(1)
+    layer(torch.full((4, 1, 2, 2), 100.0))
+    network = nn.Sequential(layer).eval()
+    with utils.measuring_batchnorm(network) as (measured,):
+        for mean, deviation in ((0.0, 1.0), (3.0, 2.0)):
+            measured(mean + deviation * torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1))
+    assert layer.running_mean.item() == pytest.approx(1.5)
+    assert layer.running_var.item() == pytest.approx((2 + 8) / 2)  # unbiased: of -1 and 1 it is 2
+    assert layer.momentum == 0.1
+
+
+def test_the_end_of_training_measures_batchnorm_anew(sr):
+    """sr.pth differs from the state in BatchNorm's statistics alone."""
+    weights = torch.load(sr, weights_only=True)["weights"]
+    state = torch.load(sr.with_name("sr_state.pth"), weights_only=True)["networks"]
+    changed = {
+        key.rsplit(".", 1)[1]
+        for name in weights
+        for key, tensor in weights[name].items()
+        if not torch.equal(tensor, state[name][key])
+    }
+    assert changed == {"running_mean", "running_var", "num_batches_tracked"}
+
+
+def test_the_script_reads_the_networks_as_test_py_does(lively):
+    loaded = utils.load_networks(lively, "sr", {"extractor": evaluate.FeatureExtractor, "decoder": evaluate.Decoder}, "")
+    x = faces(2, LR_SIZE)
+    sr = inference.super_resolve(loaded["extractor"], loaded["decoder"], x)
+    assert torch.equal(sr, to_bytes(loaded["decoder"](loaded["extractor"](to_unit_range(x)))))
