@@ -42,7 +42,7 @@ SAMPLE_SEED = 1234  # of the noise in sample sheets: the same z at every step an
 # Options that may change when a run continues: these are the run's own where they are left out,
 CHANGEABLE = {"epochs", "workers", "save_every", "sample_every", "log_every"}
 # and these are taken afresh each time. --data and --h2l may name another place, if what is there is the same
-AFRESH = {"data", "out", "cache", "h2l", "max_steps", "device", "restart", "tensorboard"}
+AFRESH = {"data", "out", "cache", "h2l", "initial_weights", "max_steps", "device", "restart", "tensorboard"}
 
 
 class UserError(Exception):
@@ -156,6 +156,7 @@ def training_parser(description: str, batch_size: int, epochs: int, decay: float
     option("steps-per-epoch", 0, "iterations in an epoch; 0: one pass over HR_train", "reference")
     option("max-steps", 0, "stop and save after so many iterations in total; 0: after --epochs")
     option("batch-size", batch_size, "the global batch size, all processes together", "reference")
+    option("initial-weights", "", "begin with the weights of this file of the same stage; empty: with random ones")
     option("width", 64, "channels of the networks' first layers, a multiple of 4; small ones make quick tests", "paper")
     option("resize", 100, "px that the shorter side of an HR image is resized to", "reference")
     option("crop", 64, "px of the resized image's centre that become the 64x64 HR face", "reference")
@@ -601,8 +602,16 @@ class Run:
                 rows = rows[whole].reindex(columns=self.columns)  # a killed run may have left half a row
                 write_whole(log, lambda temporary: rows.to_csv(temporary, index=False))
             self.state = None
-        elif self.main:
-            log.unlink(missing_ok=True)
+        else:
+            if self.main:
+                log.unlink(missing_ok=True)
+            if options.initial_weights:
+                path = Path(options.initial_weights)
+                remedy = f"--initial-weights takes a {self.name}.pth"
+                content = load_checkpoint(path, self.name, remedy)
+                for name in self.inference:
+                    load_weights(self.networks[name], content.get("weights", {}).get(name, {}), path)
+                self.say(f"beginning with the weights of {path}")
         if self.main:
             text = json.dumps(vars(options), indent=2)
             write_whole(self.out / f"{self.name}_options.json", lambda temporary: temporary.write_text(text + "\n"))

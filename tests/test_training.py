@@ -371,3 +371,20 @@ def test_importing_a_script_does_nothing():
     code = "import train, train_h2l, test, utils; print(open)"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0 and result.stdout.startswith("<built-in")
+
+
+def test_a_run_can_begin_with_the_weights_of_another(demo_data, h2l, sr, tmp_path, capsys):
+    """E and S are the file's, the critic is new; what it continues from later is its own state."""
+    options = sr_options(demo_data, tmp_path, h2l, "--initial-weights", sr, "--generator-lr", 0, "--batchnorm-batches", 0)
+    main(train, *options, "--max-steps", 1)
+    assert f"beginning with the weights of {sr}" in capsys.readouterr().out
+    given, state = torch.load(sr, weights_only=True), torch.load(tmp_path / "sr_state.pth", weights_only=True)
+    for name, weights in given["weights"].items():
+        for key, tensor in weights.items():
+            if "running" not in key and "num_batches" not in key:
+                assert torch.equal(tensor, state["networks"][name][key]), (name, key)
+    main(train, *options, "--max-steps", 2)
+    printed = capsys.readouterr().out
+    assert "continuing from" in printed and "beginning with" not in printed
+    with pytest.raises(utils.UserError, match="holds 'h2l', not 'sr': --initial-weights takes a sr.pth"):
+        main(train, *sr_options(demo_data, tmp_path / "b", h2l, "--initial-weights", h2l))
