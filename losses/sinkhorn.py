@@ -11,10 +11,11 @@ Its dual has one potential a point, and the optimal plan follows from the optima
 Sinkhorn's iterations maximise over f and g in turn, each in closed form (a log-sum-exp). Three things make them fit for
 eps = 1e-3 beside costs of 1 to 1e4, where they alone need thousands of rounds or end in rounding errors:
 
-- eps-scaling: eps begins at the largest cost of each problem and is halved, each stage starting from the last one's
-  potentials (Schmitzer 2019, "Stabilized sparse scaling algorithms for entropy regularized transport problems");
+- eps-scaling: eps begins at 1/40 of the largest cost of each problem and is halved, each stage starting from the last
+  one's potentials (Schmitzer 2019, "Stabilized sparse scaling algorithms for entropy regularized transport problems");
 - absorption, once a stage: the cost becomes the residual C - f - g and the potentials restart from zero. Where there is
-  mass the residual is small, so that (f + g - C) / eps keeps its digits in fp32 also when C / eps is 1e7;
+  mass the residual is small, so that (f + g - C) / eps keeps its digits in fp32 also when C / eps is 1e7. Sinkhorn's
+  iterations then scale the rows and columns of the plan, without a logarithm or an exponential;
 - a Newton step on f, with g eliminated, in place of Sinkhorn's wherever it lowers the error of the marginals
   (Brauer et al. 2017, "A Sinkhorn-Newton method for entropic optimal transport"): quadratic convergence at the end.
 
@@ -29,6 +30,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+FIRST_STAGE = 40.0  # the largest cost in units of the first stage's eps: exp(-40) is well within fp32
+SCALINGS = 5  # of rows and columns at a time, as long as each time lowers the error of the marginals tenfold
 STAGE_ITERATIONS = 100  # at most so many in an eps-scaling stage before the last; 2 to 5 are usual
 NEWTON_TRUST = 3.0  # a Newton step moves no potential by more than so many eps: the plan by a factor of e^3
 
@@ -51,8 +54,15 @@ class SinkhornSolution(NamedTuple):
 
 
 def squared_distances(x: Tensor, y: Tensor) -> Tensor:
-    """C_ij = |x_i - y_j|^2 of x [B, n, d] and y [B, m, d] -> [B, n, m], by differences: exactly 0 for equal points."""
-    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()
+    """C_ij = |x_i - y_j|^2 of x [B, n, d] and y [B, m, d] -> [B, n, m].
+
+    fp32: |x|^2 + |y|^2 - 2 x y in float64, so that nothing is lost by cancellation. float64: by differences, more slowly.
+    """
+    if x.dtype == torch.float64:
+        return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()
+    x, y = x.double(), y.double()
+    squares = torch.linalg.vecdot(x, x)[:, :, None] + torch.linalg.vecdot(y, y)[:, None]
+    return torch.baddbmm(squares, x, y.mT, alpha=-2).clamp(min=0).float()
 
 
 @torch.no_grad()
@@ -71,9 +81,10 @@ def solve(cost: Tensor, eps: float = 1e-3, tolerance: float | None = None, max_i
         raise ValueError(f"Sinkhorn: eps is {eps:g}; it must be positive")
     if min(batch, n, m) == 0:
         raise ValueError(f"Sinkhorn: a cost of shape {tuple(cost.shape)} has no points")
-    lost = ~torch.isfinite(cost).all(dim=2).all(dim=1)
+    largest = cost.amax(dim=(1, 2), keepdim=True)
+    lost = ~torch.isfinite(largest)
     if lost.any():
-        cost = cost.masked_fill(lost[:, None, None], 0)
+        cost, largest = cost.masked_fill(lost, 0), largest.masked_fill(lost, 0)
     if tolerance is None:
         tolerance = 1e-6 if cost.dtype == torch.float64 else 1e-4
     # An error of 2/n is one unmatched point, which no later stage finds again: a stage ends well below that.
@@ -81,12 +92,12 @@ def solve(cost: Tensor, eps: float = 1e-3, tolerance: float | None = None, max_i
 
     residual = cost
     f, g = cost.new_zeros(batch, n, 1), cost.new_zeros(batch, 1, m)
-    stage_eps = cost.amax(dim=(1, 2), keepdim=True).clamp(min=eps)
-    iterations = 0
+    stage_eps = (largest / FIRST_STAGE).clamp(min=eps)
+    iterations, scale = 0, True
     while True:
         last = bool((stage_eps <= eps).all())
         target, cap = (tolerance, max_iterations) if last else (stage_tolerance, STAGE_ITERATIONS)
-        u, v, plan, error, used = _solve_stage(residual, stage_eps, target, cap)
+        u, v, plan, error, used, scale = _solve_stage(residual, stage_eps, target, cap, scale)
         residual, f, g = residual - u - v, f + u, g + v
         iterations += used
         if last:
@@ -103,14 +114,17 @@ def solve(cost: Tensor, eps: float = 1e-3, tolerance: float | None = None, max_i
         )
     value = f.mean(dim=(1, 2)) + g.mean(dim=(1, 2)) - eps * (plan.sum(dim=(1, 2)) - 1)
     if lost.any():
-        value, plan = value.masked_fill(lost, math.nan), plan.masked_fill(lost[:, None, None], math.nan)
+        value, plan = value.masked_fill(lost[:, 0, 0], math.nan), plan.masked_fill(lost, math.nan)
     return SinkhornSolution(plan, f[:, :, 0], g[:, 0], value, error, iterations, converged)
 
 
-def _solve_stage(cost: Tensor, eps: Tensor, tolerance: float, cap: int) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
+def _solve_stage(
+    cost: Tensor, eps: Tensor, tolerance: float, cap: int, scale: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, int, bool]:
     """Iterate at one eps a problem ([B, 1, 1]) until every row error is below the tolerance.
 
-    Returns u [B, n, 1], v [B, 1, m], the plan [B, n, m], the row errors [B] and the number of iterations.
+    scale: begin with Sinkhorn's scalings, before Newton steps. Returns u [B, n, 1], v [B, 1, m], the plan [B, n, m], the row
+    errors [B], the number of iterations, and whether the scalings still pay.
     """
     batch, n, m = cost.shape
 
@@ -123,10 +137,29 @@ def _solve_stage(cost: Tensor, eps: Tensor, tolerance: float, cap: int) -> tuple
         rows = plan.sum(dim=2, keepdim=True)
         return plan, rows, (rows - 1 / n).abs().sum(dim=(1, 2))
 
-    u = cost.new_zeros(batch, n, 1)
-    v = column_potential(u)
-    plan, rows, error = plan_and_error(u, v)
+    u, v = cost.new_zeros(batch, n, 1), cost.new_zeros(batch, 1, m)
     iterations = 0
+    error = cost.new_full((batch,), math.inf)
+    if scale:
+        plan = torch.exp(cost / -eps - math.log(n * m))
+    while scale and iterations < cap and not (error <= tolerance).all():
+        burst = min(SCALINGS, cap - iterations)
+        column_factors = torch.ones_like(v.mT)
+        for _ in range(burst):
+            row_factors = 1 / n / torch.bmm(plan, column_factors)
+            column_factors = 1 / m / torch.bmm(plan.mT, row_factors)
+        scaled = plan * row_factors * column_factors.mT
+        scaled_rows = scaled.sum(dim=2, keepdim=True)
+        scaled_error = (scaled_rows - 1 / n).abs().sum(dim=(1, 2))
+        scale = bool((scaled_error <= (0.1 * error).clamp(min=tolerance)).all())
+        if not (scaled_error < error).all():
+            break  # rows or columns that are empty in this dtype: Newton's part knows better
+        iterations += burst
+        u, v = u + eps * row_factors.log(), v + eps * column_factors.log().mT
+        plan, rows, error = scaled, scaled_rows, scaled_error
+    if not torch.isfinite(error).all():
+        v = column_potential(u)
+        plan, rows, error = plan_and_error(u, v)
     while iterations < cap and not (error <= tolerance).all():
         iterations += 1
         # Newton on the dual as a function of u alone. The Hessian is -(diag(rows) - m P P') / eps; it is singular along
@@ -149,7 +182,7 @@ def _solve_stage(cost: Tensor, eps: Tensor, tolerance: float, cap: int) -> tuple
             u = torch.where(better, newton_u, sinkhorn_u)
             v = column_potential(u)
             plan, rows, error = plan_and_error(u, v)
-    return u, v, plan, error, iterations
+    return u, v, plan, error, iterations, scale
 
 
 class _SinkhornDistance(torch.autograd.Function):
