@@ -538,9 +538,10 @@ class Run:
         self.fingerprints[list_name] = digest({f"{len(faces)}": faces[::stride][0]})
         return faces
 
-    def network(self, name: str, network: nn.Module, inference: bool = False) -> nn.Module:
-        """Move a network to the device, in channels_last; keep it in the state and, if asked, in the inference file."""
-        network = network.to(self.device, memory_format=torch.channels_last).train()
+    def network(self, name: str, network: nn.Module, inference: bool = False, channels_last: bool = True) -> nn.Module:
+        """Move a network to the device; keep it in the state and, if asked, in the inference file."""
+        memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        network = network.to(self.device, memory_format=memory_format).train()
         self.networks[name] = network
         if inference:
             self.inference.append(name)

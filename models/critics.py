@@ -4,6 +4,7 @@ Neither normalises over the batch, so that the gradient penalty, which is define
 """
 
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 class ResidualBlock(nn.Module):
@@ -39,6 +40,17 @@ class LRCritic(nn.Module):
         return self.score(self.features(x).flatten(1))
 
 
+class SmallMapConvolution(nn.Conv2d):
+    """nn.Conv2d on the CPU by a matrix product: for many channels on 8x8 px, back-propagation takes half the time."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu":
+            return super().forward(x)
+        patches = functional.unfold(x, self.kernel_size, padding=self.padding, stride=self.stride)
+        size = [(side - 1) // self.stride[0] + 1 for side in x.shape[2:]]
+        return (self.weight.flatten(1) @ patches + self.bias[:, None]).unflatten(2, size)
+
+
 class HRCritic(nn.Module):
     """D_h: how real a 64x64 face looks. [N, 3, 64, 64] in [-1, 1] -> [N, 1], unbounded."""
 
@@ -47,7 +59,8 @@ class HRCritic(nn.Module):
         layers: list[nn.Module] = [nn.Conv2d(3, width, 3, padding=1), nn.GroupNorm(4, width), nn.PReLU()]
         channels = width
         for size in (32, 16, 8, 4):
-            layers += [nn.Conv2d(channels, channels, 5, 2, 2), nn.GroupNorm(4, channels), nn.LeakyReLU(0.2)]
+            convolution = SmallMapConvolution if size == 4 else nn.Conv2d
+            layers += [convolution(channels, channels, 5, 2, 2), nn.GroupNorm(4, channels), nn.LeakyReLU(0.2)]
             if size > 4:
                 layers += [nn.Conv2d(channels, 2 * channels, 3, padding=1), nn.GroupNorm(4, 2 * channels)]
                 layers += [nn.LeakyReLU(0.2)]

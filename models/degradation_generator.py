@@ -2,15 +2,26 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 NOISE_CHANNELS = 16
+
+
+class ChannelPairNorm(nn.Module):
+    """nn.LocalResponseNorm(2), x_c / (1 + 1e-4 * mean(x_(c-1)^2, x_c^2))^0.75, computed in fp32 without its 3-D pooling."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        squares = x.to(torch.promote_types(x.dtype, torch.float32)).square()
+        before = functional.pad(squares[:, :-1], (0, 0, 0, 0, 1, 0))
+        root = (1 + 5e-5 * (squares + before)).sqrt()
+        return x / (root * root.sqrt()).to(x.dtype)
 
 
 def convolution(channels_in: int, channels_out: int, kernel: int, stride: int = 1) -> nn.Sequential:
     """Convolution with bias, LocalResponseNorm over 2 channels, PReLU: [N, in, H, W] -> [N, out, H/stride, W/stride]."""
     return nn.Sequential(
         nn.Conv2d(channels_in, channels_out, kernel, stride, kernel // 2),
-        nn.LocalResponseNorm(2),
+        ChannelPairNorm(),
         nn.PReLU(),
     )
 

@@ -6,6 +6,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from losses import PerceptualLoss
 from models import Decoder, DegradationGenerator, FeatureExtractor, HRCritic, LRCritic
+from models.critics import SmallMapConvolution
+from models.degradation_generator import ChannelPairNorm
 
 NETWORKS = [
     # network, input shapes, output shape, parameters, GFLOP of one image
@@ -56,3 +58,19 @@ def test_critics_score_each_sample_alone(critic, size):
 def test_noise_changes_the_degradation():
     generator, clean = DegradationGenerator(8), torch.randn(1, 3, 16, 16)
     assert not torch.equal(generator(clean, torch.zeros(1, 16)), generator(clean, torch.ones(1, 16)))
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 5, 7), (1, 1, 3, 3)])
+def test_the_norm_over_channel_pairs_is_pytorchs(shape):
+    x = torch.randn(shape, dtype=torch.float64) * 30
+    assert torch.allclose(ChannelPairNorm()(x), torch.nn.LocalResponseNorm(2)(x), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("size", [8, 7])
+def test_the_convolution_by_a_matrix_product_is_pytorchs(size):
+    torch.manual_seed(0)
+    layer = SmallMapConvolution(6, 4, 5, 2, 2).double()
+    x = torch.randn(3, 6, size, size, dtype=torch.float64)
+    expected = torch.nn.functional.conv2d(x, layer.weight, layer.bias, 2, 2)
+    assert torch.allclose(layer(x), expected, rtol=0, atol=1e-12)
+    assert list(layer.state_dict()) == ["weight", "bias"]
