@@ -18,7 +18,6 @@ from typing import IO, Any
 import numpy as np
 import pandas as pd
 import torch
-import torchvision
 from PIL import Image, ImageDraw
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -396,6 +395,8 @@ def load_perceptual_weights(choice: str) -> dict[str, Tensor] | None:
         print("perceptual network: random weights; good for smoke runs only")
         return None
     if choice == "imagenet":
+        import torchvision  # here: it takes longer to import than all else that test.py needs
+
         try:
             weights = torchvision.models.VGG19_Weights.IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True)
         except (OSError, RuntimeError) as error:
@@ -823,6 +824,8 @@ def enlarge(images: Tensor, mode: str = "nearest") -> Tensor:
 
 def save_sheet(path: Path, rows: dict[str, Tensor], columns: int = SHEET_COLUMNS) -> None:
     """Write a sheet of pictures: title -> [N, 3, H, W] in [-1, 1], `columns` of them a row; LR faces are enlarged."""
+    import torchvision  # as above
+
     grids = []
     for images in rows.values():
         images = images.detach().cpu()

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+import torchvision
 from conftest import TINY, run_script
 
 import train
@@ -290,7 +291,7 @@ def test_vgg_download_failure_names_the_alternatives(demo_data, h2l, tmp_path):
 
 
 def test_vgg_weights_from_a_path(demo_data, h2l, tmp_path):
-    layers = {f"{i}.{kind}": t for i, c in utils.torchvision.models.vgg19().features.named_children()
+    layers = {f"{i}.{kind}": t for i, c in torchvision.models.vgg19().features.named_children()
               for kind, t in c.state_dict().items()}  # fmt: skip
     torch.save(layers, tmp_path / "features.pth")
     torch.save({f"features.{name}": tensor for name, tensor in layers.items()}, tmp_path / "whole.pth")
