@@ -70,7 +70,7 @@ class SuperResolution:
         self.perceptual_loss = perceptual_loss.to(run.device, memory_format=torch.channels_last)
         extractor = run.network("extractor", FeatureExtractor(options.width), inference=True)
         decoder = run.network("decoder", Decoder(options.width), inference=True)
-        # On the CPU the critic's gradients are some 6 % faster in NCHW
+        # On the CPU the critic's gradients are faster in NCHW
         critic = run.network("critic", HRCritic(options.width), channels_last=run.device.type == "cuda")
 
         def adam(name: str, networks: list[torch.nn.Module], rate: float) -> torch.optim.Optimizer:

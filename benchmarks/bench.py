@@ -116,25 +116,37 @@ def make_faces(batch: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor
     return tuple((torch.rand(shape, generator=generator) * 2 - 1).to(device) for shape in shapes)
 
 
-def cycles(part: str, options: argparse.Namespace, batch: int, folder: Path) -> dict[str, Callable[[], None]]:
-    """Four critic-only iterations and a full one, this project's way and the reference's."""
+def ours_cycle(part: str, options: argparse.Namespace, batch: int) -> Callable[[], None]:
+    """Four critic-only iterations and a full one, this project's way."""
     stage = make_stage(part, options, batch)
     y, x_c, x_r = make_faces(batch, stage.run.device)
-    if part == "stage1":
-        other, ours, others = reference.Degradation(stage, folder), (x_c, x_r), (x_c, x_r)
-    else:
-        other, ours, others = reference.SuperResolution(stage, folder), (y, x_c), (y, x_c, x_r)
+    faces = (x_c, x_r) if part == "stage1" else (y, x_c)
 
-    def fast() -> None:
+    def cycle() -> None:
         for iteration in CYCLE:
-            terms = stage.iterate(iteration, *ours)
+            terms = stage.iterate(iteration, *faces)
             torch.stack([term.detach().float() for term in terms.values()]).tolist()  # as Run.finish does
 
-    def slow() -> None:
-        for iteration in CYCLE:
-            other.iterate(iteration, *others)
+    return cycle
 
-    return {"ours": fast, "reference": slow}
+
+def reference_cycle(part: str, options: argparse.Namespace, batch: int) -> Callable[[], None]:
+    """The same, the reference's way; its picture grids go to a temporary folder."""
+    stage = make_stage(part, options, batch)
+    y, x_c, x_r = make_faces(batch, stage.run.device)
+    folder = tempfile.TemporaryDirectory()
+    other = (reference.Degradation if part == "stage1" else reference.SuperResolution)(stage, Path(folder.name))
+    faces = (x_c, x_r) if part == "stage1" else (y, x_c, x_r)
+    del stage
+
+    def cycle(_folder: tempfile.TemporaryDirectory = folder) -> None:  # held as long as the cycle is
+        for iteration in CYCLE:
+            other.iterate(iteration, *faces)
+
+    return cycle
+
+
+CYCLES = {"ours": ours_cycle, "reference": reference_cycle}
 
 
 class FlopCounter(TorchDispatchMode):
@@ -159,14 +171,14 @@ def convolution_peak(device: torch.device, dtype: torch.dtype, rounds: int) -> f
     return 10 * 2 * 32 * 32 * 32 * 256 * 256 * 9 / taken
 
 
-def bench_stage(part: str, options: argparse.Namespace, folder: Path) -> list[str]:
+def bench_stage(part: str, options: argparse.Namespace) -> list[str]:
     batch = BATCH[part]
     device = utils.choose_device(options.device)
     dtype = utils.choose_precision(options.precision, device)
-    both = cycles(part, options, batch, folder)
+    both = {side: make(part, options, batch) for side, make in CYCLES.items()}
     with FlopCounter() as counter:
         both["ours"]()
-    ours, slow = (taken / len(CYCLE) for taken in in_turn(options.rounds, both["ours"], both["reference"]))
+    ours, slow = (taken / len(CYCLE) for taken in in_turn(options.rounds, *both.values()))
     peak = convolution_peak(device, dtype, options.rounds)
     operations = counter.total / len(CYCLE)
     rate = operations / ours
@@ -184,10 +196,9 @@ def bench_stage(part: str, options: argparse.Namespace, folder: Path) -> list[st
 
 def child_stage(options: argparse.Namespace, part: str, side: str, batch: int) -> dict:
     """Peak memory and seconds an iteration of one side alone."""
-    with tempfile.TemporaryDirectory() as folder:
-        function = cycles(part, options, batch, Path(folder))[side]
-        function()
-        return {"seconds": seconds(function) / len(CYCLE), "memory": peak_memory()}
+    cycle = CYCLES[side](part, options, batch)
+    cycle()
+    return {"seconds": seconds(cycle) / len(CYCLE), "memory": peak_memory()}
 
 
 def bench_scaling(options: argparse.Namespace, _folder: Path) -> list[str]:
@@ -219,7 +230,7 @@ def bench_data(options: argparse.Namespace, folder: Path) -> list[str]:
             [utils.to_unit_range(picture.to(device)) for picture in pictures]
 
     workers = (0, 2, 8)
-    step = cycles("stage2", options, batch, folder)["ours"]
+    step = ours_cycle("stage2", options, batch)
     *loads, taken = in_turn(options.rounds, *(lambda n=n: load(n) for n in workers), step)
     consumed = batch * len(CYCLE) / taken
     lines = ["## data", "| workers | images/s | times what stage 2 consumes |", "|---|---|---|"]
@@ -428,7 +439,7 @@ def main() -> None:
     for part in [part for part in PARTS if part in (options.parts or PARTS)]:
         with tempfile.TemporaryDirectory() as folder:
             function = {"test": bench_test, "data": bench_data, "sinkhorn": bench_sinkhorn, "scaling": bench_scaling}.get(part)
-            lines = function(options, Path(folder)) if function else bench_stage(part, options, Path(folder))
+            lines = function(options, Path(folder)) if function else bench_stage(part, options)
         print("\n".join([*lines, ""]), flush=True)
         text += [*lines, ""]
         if options.out:
