@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 import utils
 from Datasets.faces import HR_SIZE, LR_SIZE, prepare_faces, prepare_lr, to_bytes, to_unit_range
-from losses import PerceptualLoss, sinkhorn_distance
+from losses import PerceptualLoss, feature_points, sinkhorn_distance
 from losses.perceptual import IMAGENET_DEVIATION, IMAGENET_MEAN
 from models import NOISE_CHANNELS, Decoder, DegradationGenerator, FeatureExtractor
 
@@ -119,14 +119,14 @@ class MobileNetFeatures(nn.Module):
 class Frechet:
     """Frechet distances to fixed references, by torchmetrics, in float64, with one feature network for all."""
 
-    def __init__(self, features: str, device: torch.device, batch_size: int, autocast: Callable[[], torch.autocast]) -> None:
+    def __init__(self, features: str, device: torch.device, autocast: Callable[[], torch.autocast]) -> None:
         """features: "inception" or the path of MobileNetV2's state dict. Raises UserError with the remedy."""
         try:
             from torchmetrics.image.fid import FrechetInceptionDistance
         except ImportError as error:
             raise utils.UserError(f"evaluate.py needs {error.name}: {INSTALL}") from error
         self.name = "FID" if features == "inception" else "FD-MobileNetV2"
-        self.device, self.batch_size, self.autocast = device, batch_size, autocast
+        self.device, self.autocast = device, autocast
         try:
             network = 2048 if features == "inception" else MobileNetFeatures(Path(features))
             self.new = lambda: FrechetInceptionDistance(network, reset_real_features=False).to(device)
@@ -215,19 +215,9 @@ def exploded(images: Tensor) -> Tensor:
     return (images.abs() > limit).float().flatten(1).mean(dim=1) > share
 
 
-def saturated(images: Tensor) -> Tensor:
-    """The share of values outside [-1, 1] of each image: [N, 3, H, W] -> [N]."""
-    return (images.abs() > 1).float().flatten(1).mean(dim=1)
-
-
 def consistency(outputs: list[Tensor]) -> Tensor:
     """Mean PSNR between each two of several versions of the same faces: k times [N, 3, H, W] in [-1, 1] -> [N], dB."""
     return torch.stack([utils.psnr(a, b) for a, b in itertools.combinations(outputs, 2)]).mean(dim=0)
-
-
-def points(features: Tensor) -> Tensor:
-    """Features [N, C, H, W] -> the alignment's points [N, H*W, C]."""
-    return features.float().flatten(2).mT
 
 
 def measure_faces(
@@ -258,11 +248,11 @@ def measure_faces(
     table["psnr_eight"] = torch.stack([psnr[kind] for kind in DEGRADATIONS]).mean(dim=0)
     table["consistency"] = consistency([raw[kind] for kind in DEGRADATIONS])
     if extract is not None:
-        clean = points(extract(inputs["clean"]))
-        gaps = [sinkhorn_distance(clean, points(extract(inputs[kind]))) for kind in DEGRADATIONS]
+        clean = feature_points(extract(inputs["clean"]))
+        gaps = [sinkhorn_distance(clean, feature_points(extract(inputs[kind]))) for kind in DEGRADATIONS]
         table["gap_degraded"] = torch.stack(gaps).mean(dim=0)
-        table["gap_others"] = sinkhorn_distance(clean, points(extract(others)))
-    table["saturated_test"] = torch.stack([saturated(images) for images in raw.values()]).mean(dim=0)
+        table["gap_others"] = sinkhorn_distance(clean, feature_points(extract(others)))
+    table["saturated_test"] = torch.stack([utils.saturated(images) for images in raw.values()]).mean(dim=0)
     table["exploded_test"] = torch.stack([exploded(images).float() for images in raw.values()]).mean(dim=0)
     return pd.DataFrame({name: values.double().cpu().numpy() for name, values in table.items()})
 
@@ -305,15 +295,9 @@ def evaluate(options: argparse.Namespace) -> None:
     print(utils.describe(h2l, loaded["content"]))
     networks: dict[str, tuple[FeatureExtractor, Decoder]] = {}
     for path in [utils.find_weights(given, "sr") for given in options.weights or [""]]:
-        loaded = utils.load_networks(path, "sr", {"extractor": FeatureExtractor, "decoder": Decoder}, utils.NO_WEIGHTS)
-        extractor, decoder = (
-            utils.fold_batchnorm(loaded[name]).to(device, memory_format=torch.channels_last)
-            for name in ("extractor", "decoder")
-        )
-        networks[str(path)] = (extractor, decoder)
-        print(utils.describe(path, loaded["content"]))
+        networks[str(path)] = utils.load_super_resolution(path, device)
     perceptual = PerceptualLoss(utils.load_perceptual_weights(options.vgg_weights)).to(device)
-    frechet = Frechet(options.features, device, size, autocast)
+    frechet = Frechet(options.features, device, autocast)
     cache = Path(options.cache or Path(options.data, ".cache"))
     hr_train, hr_test, lr_train, lr_test = (
         prepare_faces(Path(options.data, f"{name}.csv"), name[:2], cache, options.resize, options.crop)
@@ -367,7 +351,7 @@ def evaluate(options: argparse.Namespace) -> None:
         def watched(faces: Tensor) -> Tensor:
             images = upscale(faces).float()
             lost.append(exploded(images).float())
-            beyond.append(saturated(images))
+            beyond.append(utils.saturated(images))
             return images
 
         row = {"real_fd": frechet.distance(hr_reference, batches(real, watched), f"{name} of LR_test")}

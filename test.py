@@ -21,7 +21,6 @@ from torch import Tensor
 
 import utils
 from Datasets.faces import HR_SIZE, LR_SIZE, ImageError, load_image, prepare_lr, to_bytes, to_unit_range, walk_files
-from models import Decoder, FeatureExtractor
 
 COMPARED = 64  # faces on the --compare sheet
 LARGE = 2 * LR_SIZE  # px; reducing a larger input than this throws much of it away
@@ -79,14 +78,9 @@ def main(argv: list[str] | None = None) -> None:
     if options.batch_size < 1:
         parser.error(f"--batch-size {options.batch_size}: must be at least 1")
     device = utils.choose_device(options.device)
-    path = utils.find_weights(options.weights, "sr")
-    loaded = utils.load_networks(path, "sr", {"extractor": FeatureExtractor, "decoder": Decoder}, utils.NO_WEIGHTS)
     dtype = utils.choose_precision(options.precision, device)
-    extractor, decoder = (
-        utils.fold_batchnorm(loaded[name]).to(device, dtype, memory_format=torch.channels_last)
-        for name in ("extractor", "decoder")
-    )
-    print(f"{utils.describe(path, loaded['content'])}\ncomputing on {device.type} in {str(dtype)[6:]}", flush=True)
+    extractor, decoder = utils.load_super_resolution(utils.find_weights(options.weights, "sr"), device, dtype)
+    print(f"computing on {device.type} in {str(dtype)[6:]}", flush=True)
 
     source, target = Path(options.input), Path(options.output)
     if not source.exists():

@@ -129,7 +129,7 @@ class SuperResolution:
                         terms |= {"adversarial_loss": adversarial}
                 run.step(self.generator_optimizer, total)
             terms |= {"generator_loss": total, "perceptual_loss": perceptual, "l1_loss": l1}
-            terms |= {"saturated": utils.saturated(sr)}
+            terms |= {"saturated": utils.saturated(sr).mean()}
 
             # (4) alignment: E alone, towards the features of the mix
             if align:

@@ -88,7 +88,7 @@ class Degradation:
                 total = options.pixel_weight * pixel + options.adversarial_weight * adversarial
                 run.step(self.generator_optimizer, total)
             terms |= {"generator_loss": total, "pixel_loss": pixel, "adversarial_loss": adversarial}
-            terms |= {"saturated": utils.saturated(x_d)}
+            terms |= {"saturated": utils.saturated(x_d).mean()}
         return terms
 
 

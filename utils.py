@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from Datasets.faces import BatchIndices, DataError, FaceBatches, PreparedFaces, prepare_faces, to_bytes, to_unit_range
 from losses.perceptual import VGG_CONVOLUTIONS
+from models import Decoder, FeatureExtractor
 
 CHECKPOINT_VERSION = 1
 SAMPLE_FACES = 64  # how many faces of a test list the PSNR in the log is measured on
@@ -386,6 +387,18 @@ def describe(path: Path, content: dict) -> str:
     about = content.get("about")
     texts = [f"{name}: {text}" for name, text in about.items()] if isinstance(about, dict) else []
     return "; ".join([f"weights: {path}, width {content['width']}", *texts])
+
+
+def load_super_resolution(
+    path: Path, device: torch.device, dtype: torch.dtype = torch.float32
+) -> tuple[FeatureExtractor, Decoder]:
+    """E and S of an sr.pth, ready to super-resolve: BatchNorm folded, on the device, in the dtype. Prints which file it is."""
+    loaded = load_networks(path, "sr", {"extractor": FeatureExtractor, "decoder": Decoder}, NO_WEIGHTS)
+    print(describe(path, loaded["content"]), flush=True)
+    extractor, decoder = (
+        fold_batchnorm(loaded[name]).to(device, dtype, memory_format=torch.channels_last) for name in ("extractor", "decoder")
+    )
+    return extractor, decoder
 
 
 def load_perceptual_weights(choice: str) -> dict[str, Tensor] | None:
@@ -807,8 +820,8 @@ class Run:
 
 
 def saturated(images: Tensor) -> Tensor:
-    """The share of values outside [-1, 1], a scalar: what clamping would lose."""
-    return (images.detach().abs() > 1).float().mean()
+    """The share of each image's values outside [-1, 1], which clamping would lose: [N, 3, H, W] -> [N]."""
+    return (images.detach().abs() > 1).float().flatten(1).mean(dim=1)
 
 
 def psnr(images: Tensor, targets: Tensor) -> Tensor:

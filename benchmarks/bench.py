@@ -182,7 +182,7 @@ def bench_stage(part: str, options: argparse.Namespace) -> list[str]:
     peak = convolution_peak(device, dtype, options.rounds)
     operations = counter.total / len(CYCLE)
     rate = operations / ours
-    memory = [child(options, part, side, batch) for side in both]
+    memory = [child(options, "stage", part, side, batch) for side in both]
     gigabytes = [f"{found['memory']:.2f}" if found else "-" for found in memory]
     return [
         f"## {part}, batch {batch}",
@@ -205,7 +205,7 @@ def bench_scaling(options: argparse.Namespace, _folder: Path) -> list[str]:
     sizes = [13, 26, 52, 104, *([208, 416, 1024] if utils.choose_device(options.device).type == "cuda" else [])]
     lines = ["## scaling of stage 2", "| batch | images/s | peak memory, GB |", "|---|---|---|"]
     for size in sizes:
-        found = child(options, "stage2", "ours", size)
+        found = child(options, "stage", "stage2", "ours", size)
         lines.append(
             f"| {size} | {size / found['seconds']:.1f} | {found['memory']:.2f} |" if found else f"| {size} | failed | |"
         )
@@ -407,7 +407,7 @@ def bench_sinkhorn(options: argparse.Namespace, _folder: Path) -> list[str]:
 
 # --- the command -------------------------------------------------------------------------------------------------
 
-CHILDREN = {"stage1": child_stage, "stage2": child_stage, "sinkhorn": child_sinkhorn}
+CHILDREN = {"stage": child_stage, "sinkhorn": child_sinkhorn}
 
 
 def main() -> None:
@@ -421,8 +421,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.child:
         name, *arguments = json.loads(options.child)
-        task = CHILDREN[name]
-        print(json.dumps(task(options, *([name] if task is child_stage else []), *arguments)))
+        print(json.dumps(CHILDREN[name](options, *arguments)))
         return
     unknown = set(options.parts) - set(PARTS)
     if unknown or options.rounds < 1:

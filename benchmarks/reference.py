@@ -42,6 +42,14 @@ def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
     return (gradient.flatten(1).norm(dim=1) - 1).square().mean()
 
 
+def update_critic(critic: nn.Module, optimizer: torch.optim.Optimizer, fake: Tensor, real: Tensor, weight: float) -> None:
+    """Fake and real faces in separate passes; weight: that of the gradient penalty."""
+    optimizer.zero_grad()
+    loss = critic(fake.detach()).mean() - critic(real).mean()
+    (loss + weight * gradient_penalty(critic, real, fake)).backward()
+    optimizer.step()
+
+
 def copied(network: nn.Module) -> nn.Module:
     """A copy of a network in NCHW."""
     return copy.deepcopy(network).to(memory_format=torch.contiguous_format)
@@ -70,11 +78,7 @@ class SuperResolution:
             outputs = {name: self.decoder(maps) for name, maps in features.items()}
             sr = outputs["mixed"]
 
-            self.critic_optimizer.zero_grad()
-            loss = self.critic(sr.detach()).mean() - self.critic(y).mean()
-            (loss + options.gradient_penalty_weight * gradient_penalty(self.critic, y, sr)).backward()
-            self.critic_optimizer.step()
-
+            update_critic(self.critic, self.critic_optimizer, sr, y, options.gradient_penalty_weight)
             if iteration % options.critic_updates == 0:
                 self.generator_optimizer.zero_grad()
                 loss = self.perceptual_loss(sr, y) + options.l1_weight * functional.l1_loss(sr, y)
@@ -109,10 +113,7 @@ class Degradation:
         options = self.options
         with torch.autograd.set_detect_anomaly(True, check_nan=True):
             x_d = self.generator(x_c, torch.randn(len(x_c), 16, device=x_c.device))
-            self.critic_optimizer.zero_grad()
-            loss = self.critic(x_d.detach()).mean() - self.critic(x_r).mean()
-            (loss + options.gradient_penalty_weight * gradient_penalty(self.critic, x_r, x_d)).backward()
-            self.critic_optimizer.step()
+            update_critic(self.critic, self.critic_optimizer, x_d, x_r, options.gradient_penalty_weight)
             if iteration % options.critic_updates == 0:
                 self.generator_optimizer.zero_grad()
                 loss = options.pixel_weight * functional.mse_loss(x_d, x_c)

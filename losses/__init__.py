@@ -1,7 +1,7 @@
 """The losses of the method, one formula a function."""
 
 from .perceptual import PerceptualLoss
-from .sinkhorn import alignment_loss, sinkhorn_distance
+from .sinkhorn import alignment_loss, feature_points, sinkhorn_distance
 from .wasserstein import adversarial_loss, critic_loss, gradient_penalty
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "adversarial_loss",
     "alignment_loss",
     "critic_loss",
+    "feature_points",
     "gradient_penalty",
     "sinkhorn_distance",
 ]

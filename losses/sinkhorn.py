@@ -223,17 +223,18 @@ def sinkhorn_distance(
         return _SinkhornDistance.apply(x, y.to(x.dtype), eps, tolerance, max_iterations)
 
 
+def feature_points(features: Tensor) -> Tensor:
+    """Features [N, C, H, W] -> the alignment's points [N, H*W, C]: the positions, each a C-vector."""
+    return features.flatten(2).mT
+
+
 def alignment_loss(clean: Tensor, degraded: Tensor, mixed: Tensor, alpha: float = 0.3, eps: float = 1e-3) -> Tensor:
     """alpha * W(E(x_c), E(x_m)) + (1 - alpha) * W(E(x_d), E(x_m)), the mean over the batch, the target detached.
 
-    clean, degraded, mixed: features [N, C, H, W] of one network; the points are the H*W positions, each a C-vector.
+    clean, degraded, mixed: features [N, C, H, W] of one network.
     """
-
-    def points(features: Tensor) -> Tensor:
-        return features.flatten(2).mT
-
-    target = points(mixed.detach())
+    target = feature_points(mixed.detach())
     return (
-        alpha * sinkhorn_distance(points(clean), target, eps).mean()
-        + (1 - alpha) * sinkhorn_distance(points(degraded), target, eps).mean()
+        alpha * sinkhorn_distance(feature_points(clean), target, eps).mean()
+        + (1 - alpha) * sinkhorn_distance(feature_points(degraded), target, eps).mean()
     )

@@ -145,7 +145,7 @@ def test_exploded_and_saturated_in_closed_form():
     images[1, :, :3, :] = -1.3
     images[2] = 1.1
     assert evaluate.exploded(images).tolist() == [False, True, False]
-    assert torch.allclose(evaluate.saturated(images), torch.tensor([0.2, 0.3, 1.0]))
+    assert torch.allclose(utils.saturated(images), torch.tensor([0.2, 0.3, 1.0]))
 
 
 def test_an_images_draws_depend_on_its_place_in_the_list_alone():
@@ -186,7 +186,7 @@ def test_the_frechet_distance_of_shifted_features_is_the_squared_shift(mobilenet
         def forward(self, images):
             return images.float().mean(dim=(2, 3))
 
-    frechet = evaluate.Frechet(str(mobilenet), torch.device("cpu"), 4, lambda: torch.autocast("cpu", enabled=False))
+    frechet = evaluate.Frechet(str(mobilenet), torch.device("cpu"), lambda: torch.autocast("cpu", enabled=False))
     from torchmetrics.image.fid import FrechetInceptionDistance
 
     frechet.new = lambda: FrechetInceptionDistance(MeanColour(), reset_real_features=False)
