@@ -27,13 +27,14 @@ COLUMNS = [
 def build_parser() -> utils.Parser:
     parser = utils.training_parser(__doc__, batch_size=20, epochs=4, decay=0.5, decay_epochs=1)
     option = parser.option
-    option("generator-lr", 1e-4, "learning rate of Adam on G", "reference")
+    option("generator-lr", 3e-4, "learning rate of Adam on G", "ours; reference 1e-4")
     option("beta1", 0.5, "Adam's decay of the gradient's mean", "reference")
     option("beta2", 0.999, "Adam's decay of the gradient's square", "reference")
-    option("critic-lr", 4e-4, "learning rate of SGD on D_l", "reference")
+    option("critic-lr", 2e-3, "learning rate of SGD on D_l", "ours; reference 4e-4")
     option("critic-momentum", 0.5, "momentum of SGD on D_l", "reference")
-    option("pixel-weight", 0.8, "weight of MSE(x_d, x_c)", "reference")
-    option("adversarial-weight", 1.0, "weight of -D_l(x_d)", "reference")
+    # With the reference's weights x_d loses the face: see "Differences" in README.md
+    option("pixel-weight", 20.0, "weight of MSE(x_d, x_c)", "ours; reference 0.8")
+    option("adversarial-weight", 0.2, "weight of -D_l(x_d)", "ours; reference 1")
     return parser
 
 
