@@ -83,19 +83,35 @@ def test_folding_batchnorm_keeps_the_function(lively):
         assert torch.allclose(decoder(extractor(x)), expected, rtol=0, atol=1e-10)
 
 
-def test_bf16_is_near_fp32(lively, tmp_path):
-    (tmp_path / "in").mkdir()
+@pytest.mark.parametrize("shipped", [False, True], ids=["test network", "shipped weights"])
+def test_bf16_is_near_fp32(shipped, lively, tmp_path):
+    source = tmp_path / "in"
+    source.mkdir()
     for number in range(8):
-        picture(seed=number).save(tmp_path / "in" / f"{number}.png")
+        face = Image.open(ROOT / "LR" / f"drawn_{number + 1}.png") if shipped else picture(seed=number)
+        face.save(source / f"{number}.png")
+    weights = ROOT / "weights" / "sr.pth" if shipped else lively
     for precision in ("fp32", "bf16"):
-        result = run(lively, tmp_path / "in", tmp_path / precision, "--precision", precision)
+        result = run(weights, source, tmp_path / precision, "--precision", precision)
         assert (
             result.returncode == 0
             and f"computing on cpu in {precision.replace('fp', 'float').replace('bf', 'bfloat')}" in result.stdout
         )
-    for number in range(8):
-        a, b = (np.asarray(Image.open(tmp_path / name / f"{number}.png"), float) for name in ("fp32", "bf16"))
+    for file in walk_files(source):
+        a, b = (np.asarray(Image.open(tmp_path / precision / file.name), float) for precision in ("fp32", "bf16"))
         assert 0 < np.square(a - b).mean() < 255**2 / 10**3.5  # not the same, and at least 35 dB
+
+
+@pytest.mark.parametrize("kind", ["h2l", "sr"])
+def test_the_shipped_weights(kind):
+    """Under 40 MB, in half precision, of the paper's width, with their origin and terms."""
+    path = ROOT / "weights" / f"{kind}.pth"
+    assert path.stat().st_size < 40e6
+    content = utils.load_checkpoint(path, kind, "git checkout weights")
+    assert content["width"] == 64 and set(content["about"]) == {"trained on", "licence"}
+    tensors = [tensor for weights in content["weights"].values() for tensor in weights.values()]
+    assert all(tensor.dtype == torch.float16 for tensor in tensors if tensor.dim() > 1)
+    assert all(torch.isfinite(tensor).all() for tensor in tensors)
 
 
 def test_many_kinds_of_files(sr, tmp_path):
