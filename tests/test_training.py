@@ -167,7 +167,7 @@ def test_ot_weight_0_and_the_warm_start_leave_parts_out(demo_data, h2l, tmp_path
 
 
 def test_learning_rates_fall_by_epochs(demo_data, tmp_path):
-    main(train_h2l, *h2l_options(demo_data, tmp_path, "--steps-per-epoch", 2, "--epochs", 3))
+    main(train_h2l, *h2l_options(demo_data, tmp_path, "--steps-per-epoch", 2, "--epochs", 3, "--generator-lr", 1e-4))
     table = pd.read_csv(tmp_path / "train_h2l.csv")
     assert table["learning_rate"].tolist() == pytest.approx([1e-4, 1e-4, 5e-5, 5e-5, 2.5e-5, 2.5e-5])
     assert table["epoch"].tolist() == [1, 1, 2, 2, 3, 3]
