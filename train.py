@@ -166,7 +166,7 @@ def train(options: argparse.Namespace, given: set[str]) -> None:
         noise = torch.Generator().manual_seed(utils.SAMPLE_SEED)
         degraded, mixed = stage.degrade_and_mix(clean, torch.randn(len(clean), NOISE_CHANNELS, generator=noise).to(run.device))
         inputs = {"clean": clean, "degraded": degraded, "mixed": mixed, "real LR": real}
-        with utils.evaluating(stage.extractor, stage.decoder) as (extractor, decoder), run.autocast():
+        with utils.evaluating(*run.trained("extractor", "decoder")) as (extractor, decoder), run.autocast():
             outputs = {name: decoder(extractor(faces)) for name, faces in inputs.items()}
         rows = {**inputs, **{f"SR of {name}": faces for name, faces in outputs.items()}, "target": target}
         order = ["clean", "degraded", "mixed", "SR of clean", "SR of degraded", "SR of mixed", "target"]
@@ -183,7 +183,7 @@ def train(options: argparse.Namespace, given: set[str]) -> None:
         noise = torch.Generator().manual_seed(options.seed)
         indices = torch.randperm(len(hr_train), generator=noise)[: options.batchnorm_batches * STATISTICS_BATCH]
         run.say(f"measuring BatchNorm's statistics on {len(indices)} mixed faces for {run.out / 'sr.pth'}")
-        with utils.measuring_batchnorm(stage.extractor, stage.decoder) as (extractor, decoder), run.autocast():
+        with utils.measuring_batchnorm(*run.trained("extractor", "decoder")) as (extractor, decoder), run.autocast():
             for part in indices.tensor_split(max(1, len(indices) // STATISTICS_BATCH)):
                 x_c = utils.to_unit_range(hr_train[part.numpy()][1]).to(run.device)
                 z = torch.randn(len(x_c), NOISE_CHANNELS, generator=noise).to(run.device)

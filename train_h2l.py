@@ -108,7 +108,7 @@ def train(options: argparse.Namespace, given: set[str]) -> None:
         (real,) = lr_test[: utils.SHEET_COLUMNS]
         clean, real = (utils.to_unit_range(faces).to(run.device) for faces in (clean, real))
         noise = torch.Generator().manual_seed(utils.SAMPLE_SEED)
-        with utils.evaluating(stage.generator) as (network,), run.autocast():
+        with utils.evaluating(*run.trained("generator")) as (network,), run.autocast():
             draws = [network(clean, torch.randn(len(clean), NOISE_CHANNELS, generator=noise).to(run.device)) for _ in range(4)]
         degraded = {f"degraded, z {number}": x_d for number, x_d in enumerate(draws, 1)}
         rows = {"clean (HR_test)": clean, **degraded, "real LR (LR_test)": real}

@@ -22,6 +22,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -171,6 +172,7 @@ def training_parser(description: str, batch_size: int, epochs: int, decay: float
     parser.add_argument("--tensorboard", action="store_true", help="also log to TensorBoard (pip install tensorboard)")
     option("lr-decay", decay, "factor on all learning rates", "reference")
     option("lr-decay-epochs", decay_epochs, "epochs between such falls", "reference")
+    option("average-decay", 0.0, "decay of moving averages to write as the trained weights; 0: the last ones", "ours: none")
     option("critic-updates", 5, "critic updates for each generator update", "reference")
     option("gradient-penalty-weight", 10.0, "weight of the gradient penalty", "Gulrajani et al. 2017 and reference")
     return parser
@@ -196,6 +198,7 @@ def parse_options(parser: Parser, argv: list[str] | None = None) -> tuple[argpar
             require(name, value >= 1, "at least 1")
         elif isinstance(value, int) and not isinstance(value, bool):
             require(name, value >= 0, "at least 0")
+    require("average_decay", options.average_decay < 1, "under 1")
     require("batch_size", options.batch_size >= 2, "at least 2")
     require("width", options.width >= 4 and options.width % 4 == 0, "a positive multiple of 4")
     require("crop", options.crop >= 64, "at least 64, the side of an HR face")
@@ -281,8 +284,8 @@ def fold_batchnorm(network: nn.Module) -> nn.Module:
 
 
 def unwrap(network: nn.Module) -> nn.Module:
-    """The network inside DistributedDataParallel, or the network."""
-    return network.module if isinstance(network, DistributedDataParallel) else network
+    """The network inside DistributedDataParallel or AveragedModel, or the network."""
+    return network.module if isinstance(network, (DistributedDataParallel, AveragedModel)) else network
 
 
 # --- checkpoints -------------------------------------------------------------------------------------------------
@@ -475,7 +478,7 @@ class Run:
         self.networks: dict[str, nn.Module] = {}
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.schedulers: dict[str, torch.optim.lr_scheduler.LRScheduler] = {}
-        self.inference: list[str] = []
+        self.inference: dict[str, nn.Module] = {}
         self.fingerprints: dict[str, str] = {}
         self.sums: dict[str, float] = {}
         self.counts: dict[str, int] = {}
@@ -503,7 +506,7 @@ class Run:
         state = load_checkpoint(path, f"{self.name}_state", "restore it, or begin anew with --restart")
         options = vars(self.options)
         conflicts = []
-        for key, saved in state["options"].items():
+        for key, saved in {"average_decay": 0.0, **state["options"]}.items():  # older runs do not have it
             if key in AFRESH or key not in options or options[key] == saved or (key in CHANGEABLE and key in given):
                 continue
             flag = f"--{key.replace('_', '-')}"
@@ -553,13 +556,20 @@ class Run:
         return faces
 
     def network(self, name: str, network: nn.Module, inference: bool = False, channels_last: bool = True) -> nn.Module:
-        """Move a network to the device; keep it in the state and, if asked, in the inference file."""
+        """Move a network to the device; keep it in the state and, if asked, it or its moving average in the inference file."""
         memory_format = torch.channels_last if channels_last else torch.contiguous_format
         network = network.to(self.device, memory_format=memory_format).train()
         self.networks[name] = network
-        if inference:
-            self.inference.append(name)
+        decay = self.options.average_decay
+        if inference and decay:
+            self.inference[name] = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+        elif inference:
+            self.inference[name] = network
         return network
+
+    def trained(self, *names: str) -> list[nn.Module]:
+        """The networks as the inference file has them: their moving averages with --average-decay, else as they are."""
+        return [unwrap(self.inference[name]) for name in names]
 
     def optimizer(self, name: str, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
         """Keep an optimizer, its learning rate falling by --lr-decay every --lr-decay-epochs, in the state."""
@@ -603,6 +613,8 @@ class Run:
                     )
             for name, network in self.networks.items():
                 load_weights(network, self.state["networks"][name], path)
+            for name, average in self._averages().items():
+                average.load_state_dict(self.state["averages"][name])
             for name in self.optimizers:
                 self.optimizers[name].load_state_dict(self.state["optimizers"][name])
                 self.schedulers[name].load_state_dict(self.state["schedulers"][name])
@@ -624,8 +636,9 @@ class Run:
                 path = Path(options.initial_weights)
                 remedy = f"--initial-weights takes a {self.name}.pth"
                 content = load_checkpoint(path, self.name, remedy)
-                for name in self.inference:
-                    load_weights(self.networks[name], content.get("weights", {}).get(name, {}), path)
+                for name, network in self.inference.items():
+                    for copy in (self.networks[name], unwrap(network)):
+                        load_weights(copy, content.get("weights", {}).get(name, {}), path)
                 self.say(f"beginning with the weights of {path}")
         if self.main:
             text = json.dumps(vars(options), indent=2)
@@ -635,6 +648,9 @@ class Run:
             f"{torch.__version__}\n{json.dumps(vars(options))}\n{self.total} iterations of {options.batch_size} images, "
             f"{self.steps_per_epoch} an epoch"
         )
+
+    def _averages(self) -> dict[str, AveragedModel]:
+        return {name: network for name, network in self.inference.items() if isinstance(network, AveragedModel)}
 
     # --- what an iteration needs ---------------------------------------------------------------------------------
 
@@ -702,7 +718,8 @@ class Run:
     def finish(self, terms: dict[str, Tensor], sample: Callable[[Path], dict[str, float]]) -> None:
         """Close an iteration: check its terms, move the schedules, log, sample and save when it is time.
 
-        terms: name -> scalar, for the log. sample: writes a sheet to the given path and returns measurements for the log.
+        terms: name -> scalar, for the log; "generator_loss" is there where the generator side was updated. sample: writes a
+        sheet to the given path and returns measurements for the log.
         Raises FloatingPointError, before anything is saved, if a term is not finite.
         """
         self.iteration += 1
@@ -724,6 +741,9 @@ class Run:
                 f"saturated: over half of the generator's output values were beyond [-1, 1] in each of the last "
                 f"{SATURATED_UPDATES} updates, at iteration {self.iteration}; the pictures are lost. Lower the learning rates"
             )
+        if "generator_loss" in terms:
+            for name, average in self._averages().items():
+                average.update_parameters(self.networks[name])
         stop = torch.tensor(self.stop_signal)
         if self.world > 1:
             stop = stop.to(self.device)
@@ -795,6 +815,7 @@ class Run:
             "options": vars(self.options),
             "fingerprints": self.fingerprints,
             "networks": networks,
+            "averages": {name: average.state_dict() for name, average in self._averages().items()},
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "schedulers": {name: scheduler.state_dict() for name, scheduler in self.schedulers.items()},
             "noise": self.noise.get_state(),  # the one random state: a batch's faces follow from seed and iteration
@@ -808,8 +829,8 @@ class Run:
     def save_weights(self) -> None:
         """Write the inference file alone."""
         weights = {
-            name: {key: tensor.cpu().contiguous() for key, tensor in self.networks[name].state_dict().items()}
-            for name in self.inference
+            name: {key: tensor.cpu().contiguous() for key, tensor in unwrap(network).state_dict().items()}
+            for name, network in self.inference.items()
         }
         settings = {**vars(self.options), "iteration": self.iteration}
         content = {"width": self.options.width, "settings": settings, "weights": weights}

@@ -16,6 +16,7 @@ from PIL import Image
 import train
 import train_h2l
 import utils
+from models import FeatureExtractor
 
 
 def main(module, *options):
@@ -388,3 +389,32 @@ def test_a_run_can_begin_with_the_weights_of_another(demo_data, h2l, sr, tmp_pat
     assert "continuing from" in printed and "beginning with" not in printed
     with pytest.raises(utils.UserError, match="holds 'h2l', not 'sr': --initial-weights takes a sr.pth"):
         main(train, *sr_options(demo_data, tmp_path / "b", h2l, "--initial-weights", h2l))
+
+
+def test_moving_averages_are_what_is_written(demo_data, h2l, tmp_path, monkeypatch):
+    """The average over the generator's updates in closed form, also over a stop; the trained networks go their own way."""
+    seen = []
+    update = utils.AveragedModel.update_parameters
+
+    def recorded(average, network):
+        if isinstance(network, FeatureExtractor):
+            seen.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
+        update(average, network)
+
+    monkeypatch.setattr(utils.AveragedModel, "update_parameters", recorded)
+    options = sr_options(demo_data, tmp_path, h2l, "--average-decay", 0.75, "--critic-updates", 2, "--batchnorm-batches", 0)
+    main(train, *options, "--max-steps", 5)
+    main(train, *options, "--max-steps", 8)
+    assert len(seen) == 4  # 2 before the stop, at iterations 2 and 4, and 2 after it
+    written = torch.load(tmp_path / "sr.pth", weights_only=True)["weights"]["extractor"]
+    state = torch.load(tmp_path / "sr_state.pth", weights_only=True)["networks"]["extractor"]
+    for name, tensor in written.items():
+        if tensor.is_floating_point():
+            expected = seen[0][name]
+            for later in seen[1:]:
+                expected = 0.75 * expected + 0.25 * later[name]
+            assert torch.allclose(tensor, expected, atol=1e-6), name
+        assert torch.equal(state[name], seen[-1][name]), name
+    assert any(not torch.equal(tensor, state[name]) for name, tensor in written.items())
+    with pytest.raises(SystemExit):
+        main(train, *sr_options(demo_data, tmp_path / "b", h2l, "--average-decay", 1))
