@@ -10,6 +10,7 @@ The sinkhorn part compares with what is installed of POT and geomloss: pip insta
 
 import argparse
 import contextlib
+import functools
 import json
 import os
 import platform
@@ -43,7 +44,6 @@ from Datasets.faces import BatchIndices, FaceBatches, PreparedFaces, walk_files 
 from losses import PerceptualLoss, sinkhorn  # noqa: E402
 from models import Decoder, DegradationGenerator, FeatureExtractor  # noqa: E402
 
-PARTS = ["stage1", "stage2", "test", "data", "sinkhorn", "scaling"]
 CYCLE = range(6, 11)  # four critic-only iterations and a full one
 BATCH = {"stage1": 20, "stage2": 13}
 SHAPES = [(13, 16, 64), (256, 16, 64), (16, 256, 64)]  # problems, points of each side, dimensions
@@ -171,7 +171,7 @@ def convolution_peak(device: torch.device, dtype: torch.dtype, rounds: int) -> f
     return 10 * 2 * 32 * 32 * 32 * 256 * 256 * 9 / taken
 
 
-def bench_stage(part: str, options: argparse.Namespace) -> list[str]:
+def bench_stage(part: str, options: argparse.Namespace, _folder: Path) -> list[str]:
     batch = BATCH[part]
     device = utils.choose_device(options.device)
     dtype = utils.choose_precision(options.precision, device)
@@ -210,6 +210,27 @@ def bench_scaling(options: argparse.Namespace, _folder: Path) -> list[str]:
             f"| {size} | {size / found['seconds']:.1f} | {found['memory']:.2f} |" if found else f"| {size} | failed | |"
         )
     return lines
+
+
+def bench_compile(options: argparse.Namespace, _folder: Path) -> list[str]:
+    """What torch.compile would make of E and S, the only networks that are differentiated once; the trainer does without it."""
+    stage = make_stage("stage2", options, BATCH["stage2"])
+    _, x_c, _ = make_faces(BATCH["stage2"], stage.run.device)
+    eager = stage.extractor, stage.decoder
+    compiled = tuple(torch.compile(network) for network in eager)
+
+    def both_ways(extractor: torch.nn.Module, decoder: torch.nn.Module) -> None:
+        with stage.run.autocast():
+            sr = decoder(extractor(x_c))
+        sr.float().sum().backward()
+
+    lines = ["## torch.compile: E and S, forward and backward, batch 13", "| | s | s to compile |", "|---|---|---|"]
+    try:
+        first = seconds(lambda: both_ways(*compiled))
+    except RuntimeError as error:  # no C++ compiler, for one
+        return [*lines, f"| torch.compile | failed: {str(error).splitlines()[0]} | |"]
+    slow, fast = in_turn(options.rounds, lambda: both_ways(*eager), lambda: both_ways(*compiled))
+    return [*lines, f"| as they are | {slow:.3f} | |", f"| torch.compile | {fast:.3f} | {first - fast:.0f} |"]
 
 
 # --- data and test.py --------------------------------------------------------------------------------------------
@@ -407,12 +428,21 @@ def bench_sinkhorn(options: argparse.Namespace, _folder: Path) -> list[str]:
 
 # --- the command -------------------------------------------------------------------------------------------------
 
+BENCHES: dict[str, Callable[[argparse.Namespace, Path], list[str]]] = {
+    "stage1": functools.partial(bench_stage, "stage1"),
+    "stage2": functools.partial(bench_stage, "stage2"),
+    "test": bench_test,
+    "data": bench_data,
+    "sinkhorn": bench_sinkhorn,
+    "scaling": bench_scaling,
+    "compile": bench_compile,
+}
 CHILDREN = {"stage": child_stage, "sinkhorn": child_sinkhorn}
 
 
 def main() -> None:
     parser = utils.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"any of {', '.join(PARTS)} (default: all)")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"any of {', '.join(BENCHES)} (default: all)")
     parser.option("rounds", 7, "rounds of each measurement")
     parser.option("device", "auto", "auto: the GPU if there is one", choices=("auto", "cuda", "cpu"))
     parser.option("precision", "auto", "auto: bf16 where the hardware has it, else fp32", choices=("auto", "fp32", "bf16"))
@@ -423,7 +453,7 @@ def main() -> None:
         name, *arguments = json.loads(options.child)
         print(json.dumps(CHILDREN[name](options, *arguments)))
         return
-    unknown = set(options.parts) - set(PARTS)
+    unknown = set(options.parts) - set(BENCHES)
     if unknown or options.rounds < 1:
         parser.error(f"no such part: {', '.join(sorted(unknown))}" if unknown else "--rounds must be at least 1")
     device = utils.choose_device(options.device)
@@ -435,10 +465,9 @@ def main() -> None:
         "",
     ]
     print("\n".join(text))
-    for part in [part for part in PARTS if part in (options.parts or PARTS)]:
+    for part in [part for part in BENCHES if part in (options.parts or BENCHES)]:
         with tempfile.TemporaryDirectory() as folder:
-            function = {"test": bench_test, "data": bench_data, "sinkhorn": bench_sinkhorn, "scaling": bench_scaling}.get(part)
-            lines = function(options, Path(folder)) if function else bench_stage(part, options)
+            lines = BENCHES[part](options, Path(folder))
         print("\n".join([*lines, ""]), flush=True)
         text += [*lines, ""]
         if options.out:
