@@ -478,7 +478,8 @@ class Run:
         self.networks: dict[str, nn.Module] = {}
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.schedulers: dict[str, torch.optim.lr_scheduler.LRScheduler] = {}
-        self.inference: dict[str, nn.Module] = {}
+        self.inference: list[str] = []
+        self.averages: dict[str, AveragedModel] = {}
         self.fingerprints: dict[str, str] = {}
         self.sums: dict[str, float] = {}
         self.counts: dict[str, int] = {}
@@ -556,20 +557,17 @@ class Run:
         return faces
 
     def network(self, name: str, network: nn.Module, inference: bool = False, channels_last: bool = True) -> nn.Module:
-        """Move a network to the device; keep it in the state and, if asked, it or its moving average in the inference file."""
+        """Move a network to the device; keep it in the state and, if asked, in the inference file."""
         memory_format = torch.channels_last if channels_last else torch.contiguous_format
         network = network.to(self.device, memory_format=memory_format).train()
         self.networks[name] = network
-        decay = self.options.average_decay
-        if inference and decay:
-            self.inference[name] = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
-        elif inference:
-            self.inference[name] = network
+        if inference:
+            self.inference.append(name)
         return network
 
     def trained(self, *names: str) -> list[nn.Module]:
         """The networks as the inference file has them: their moving averages with --average-decay, else as they are."""
-        return [unwrap(self.inference[name]) for name in names]
+        return [unwrap(self.averages.get(name, self.networks[name])) for name in names]
 
     def optimizer(self, name: str, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
         """Keep an optimizer, its learning rate falling by --lr-decay every --lr-decay-epochs, in the state."""
@@ -613,7 +611,8 @@ class Run:
                     )
             for name, network in self.networks.items():
                 load_weights(network, self.state["networks"][name], path)
-            for name, average in self._averages().items():
+            self._start_averages()
+            for name, average in self.averages.items():
                 average.load_state_dict(self.state["averages"][name])
             for name in self.optimizers:
                 self.optimizers[name].load_state_dict(self.state["optimizers"][name])
@@ -636,10 +635,10 @@ class Run:
                 path = Path(options.initial_weights)
                 remedy = f"--initial-weights takes a {self.name}.pth"
                 content = load_checkpoint(path, self.name, remedy)
-                for name, network in self.inference.items():
-                    for copy in (self.networks[name], unwrap(network)):
-                        load_weights(copy, content.get("weights", {}).get(name, {}), path)
+                for name in self.inference:
+                    load_weights(self.networks[name], content.get("weights", {}).get(name, {}), path)
                 self.say(f"beginning with the weights of {path}")
+            self._start_averages()
         if self.main:
             text = json.dumps(vars(options), indent=2)
             write_whole(self.out / f"{self.name}_options.json", lambda temporary: temporary.write_text(text + "\n"))
@@ -649,8 +648,11 @@ class Run:
             f"{self.steps_per_epoch} an epoch"
         )
 
-    def _averages(self) -> dict[str, AveragedModel]:
-        return {name: network for name, network in self.inference.items() if isinstance(network, AveragedModel)}
+    def _start_averages(self) -> None:
+        """--average-decay: averages of the networks in the inference file, which begin as copies of them."""
+        decay = self.options.average_decay
+        for name in self.inference if decay else ():
+            self.averages[name] = AveragedModel(self.networks[name], multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
     # --- what an iteration needs ---------------------------------------------------------------------------------
 
@@ -742,7 +744,7 @@ class Run:
                 f"{SATURATED_UPDATES} updates, at iteration {self.iteration}; the pictures are lost. Lower the learning rates"
             )
         if "generator_loss" in terms:
-            for name, average in self._averages().items():
+            for name, average in self.averages.items():
                 average.update_parameters(self.networks[name])
         stop = torch.tensor(self.stop_signal)
         if self.world > 1:
@@ -815,7 +817,7 @@ class Run:
             "options": vars(self.options),
             "fingerprints": self.fingerprints,
             "networks": networks,
-            "averages": {name: average.state_dict() for name, average in self._averages().items()},
+            "averages": {name: average.state_dict() for name, average in self.averages.items()},
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "schedulers": {name: scheduler.state_dict() for name, scheduler in self.schedulers.items()},
             "noise": self.noise.get_state(),  # the one random state: a batch's faces follow from seed and iteration
@@ -829,8 +831,8 @@ class Run:
     def save_weights(self) -> None:
         """Write the inference file alone."""
         weights = {
-            name: {key: tensor.cpu().contiguous() for key, tensor in unwrap(network).state_dict().items()}
-            for name, network in self.inference.items()
+            name: {key: tensor.cpu().contiguous() for key, tensor in network.state_dict().items()}
+            for name, network in zip(self.inference, self.trained(*self.inference))
         }
         settings = {**vars(self.options), "iteration": self.iteration}
         content = {"width": self.options.width, "settings": settings, "weights": weights}
