@@ -16,6 +16,7 @@ import torch
 from torch.nn import functional
 
 import utils
+from Datasets.faces import PreparedFaces
 from losses import PerceptualLoss, adversarial_loss, alignment_loss, critic_loss, gradient_penalty
 from models import NOISE_CHANNELS, Decoder, DegradationGenerator, FeatureExtractor, HRCritic
 
@@ -38,11 +39,12 @@ def build_parser() -> utils.Parser:
     option("beta2", 0.5, "Adam's decay of the gradient's square, all three", "reference")
     option("perceptual-weight", 1.0, "weight of the perceptual loss", "reference")
     option("l1-weight", 0.5, "weight of L1(S(E(x_m)), y)", "reference")
-    option("adversarial-weight", 0.05, "weight of -D_h(S(E(x_m)))", "reference")
+    option("adversarial-weight", 0.05, "weight of -D_h(S(E(x_m))); 0 leaves the critic out", "reference")
     option("ot-weight", 1.0, "weight of the alignment loss; 0 leaves it out", "paper")
     option("ot-start-epoch", 2, "first epoch, from 1, with the alignment", "reference")
     option("sinkhorn-eps", 1e-3, "entropic regularisation, in squared units of the features", "reference")
     option("warm-start-steps", 0, "first iterations that train E and S on perceptual and L1 loss alone, each one", "ours: none")
+    option("hold-batchnorm-epoch", 0, "first epoch, from 1, in which BatchNorm's statistics are held; 0: none", "ours: none")
     option("batchnorm-batches", 40, "batches of 52 whose statistics BatchNorm uses in sr.pth; 0: its running ones", "ours")
     option("vgg-weights", "imagenet", "imagenet (torchvision's VGG19, downloaded once), random, or a state dict", "paper")
     return parser
@@ -96,7 +98,8 @@ class SuperResolution:
         """One iteration, from 1: HR faces y [N, 3, 64, 64] and their clean LR faces x_c -> its loss terms."""
         run, options = self.run, self.options
         warm_start = iteration <= options.warm_start_steps
-        update_generator = warm_start or iteration % options.critic_updates == 0
+        criticise = options.adversarial_weight > 0 and not warm_start
+        update_generator = not criticise or iteration % options.critic_updates == 0
         align = run.epoch(iteration) >= options.ot_start_epoch and options.ot_weight > 0 and not warm_start
         terms = {}
 
@@ -107,7 +110,7 @@ class SuperResolution:
             sr = self.decoder(features).to(y.dtype)
 
         # (2) critic; GroupNorm looks at one sample at a time, so that fake and real faces can share a batch
-        if not warm_start:
+        if criticise:
             with run.autocast():
                 fake_scores, real_scores = self.critic(torch.cat([sr.detach(), y])).chunk(2)
                 penalty = gradient_penalty(self.critic, y, sr, run.uniform().to(y))
@@ -123,7 +126,7 @@ class SuperResolution:
                     perceptual = self.perceptual_loss(sr, y)
                     l1 = functional.l1_loss(sr, y)
                     total = options.perceptual_weight * perceptual + options.l1_weight * l1
-                    if not warm_start:
+                    if criticise:
                         adversarial = adversarial_loss(critic(sr))
                         total = total + options.adversarial_weight * adversarial
                         terms |= {"adversarial_loss": adversarial}
@@ -139,6 +142,18 @@ class SuperResolution:
                 run.step(self.alignment_optimizer, options.ot_weight * alignment)
                 terms |= {"alignment_loss": alignment}
         return terms
+
+    def measure_batchnorm(self, hr_train: PreparedFaces, extractor: torch.nn.Module, decoder: torch.nn.Module) -> None:
+        """BatchNorm's statistics of E and S anew: their mean over batches of mixed training faces, chosen by seed."""
+        run, options = self.run, self.options
+        noise = torch.Generator().manual_seed(options.seed)
+        indices = torch.randperm(len(hr_train), generator=noise)[: options.batchnorm_batches * STATISTICS_BATCH]
+        run.say(f"measuring BatchNorm's statistics on {len(indices)} mixed faces")
+        with utils.measuring_batchnorm(extractor, decoder), run.autocast():
+            for part in indices.tensor_split(max(1, len(indices) // STATISTICS_BATCH)):
+                x_c = utils.to_unit_range(hr_train[part.numpy()][1]).to(run.device)
+                z = torch.randn(len(x_c), NOISE_CHANNELS, generator=noise).to(run.device)
+                decoder(extractor(self.degrade_and_mix(x_c, z)[1]))
 
 
 def train(options: argparse.Namespace, given: set[str]) -> None:
@@ -175,19 +190,18 @@ def train(options: argparse.Namespace, given: set[str]) -> None:
 
     if options.warm_start_steps > run.iteration:
         run.say(f"warm start: no critic and no alignment up to iteration {options.warm_start_steps}")
+    # While training, BatchNorm's statistics are of few images and of maps down to 1x1, and in eval mode can make outputs
+    # explode: sr.pth gets statistics of many faces, and where they are held, the networks train as they are tested
+    first_held = (options.hold_batchnorm_epoch - 1) * run.steps_per_epoch + 1 if options.hold_batchnorm_epoch else run.total + 1
     for iteration, (y, x_c) in run.batches(hr_train):
+        if iteration == first_held and options.batchnorm_batches:
+            stage.measure_batchnorm(hr_train, stage.extractor, stage.decoder)
+        for network in (stage.extractor, stage.decoder):
+            network.train(iteration < first_held)
         run.finish(stage.iterate(iteration, y, x_c), sample)
 
-    # (5) the statistics that BatchNorm keeps while training, of few images and of maps down to 1x1, can make outputs explode
-    if options.batchnorm_batches and run.main:
-        noise = torch.Generator().manual_seed(options.seed)
-        indices = torch.randperm(len(hr_train), generator=noise)[: options.batchnorm_batches * STATISTICS_BATCH]
-        run.say(f"measuring BatchNorm's statistics on {len(indices)} mixed faces for {run.out / 'sr.pth'}")
-        with utils.measuring_batchnorm(*run.trained("extractor", "decoder")) as (extractor, decoder), run.autocast():
-            for part in indices.tensor_split(max(1, len(indices) // STATISTICS_BATCH)):
-                x_c = utils.to_unit_range(hr_train[part.numpy()][1]).to(run.device)
-                z = torch.randn(len(x_c), NOISE_CHANNELS, generator=noise).to(run.device)
-                decoder(extractor(stage.degrade_and_mix(x_c, z)[1]))
+    if options.batchnorm_batches and run.main and run.iteration < first_held:
+        stage.measure_batchnorm(hr_train, *run.trained("extractor", "decoder"))
         run.save_weights()
 
 

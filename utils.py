@@ -44,6 +44,8 @@ SAMPLE_SEED = 1234  # of the noise in sample sheets: the same z at every step an
 CHANGEABLE = {"epochs", "workers", "save_every", "sample_every", "log_every"}
 # and these are taken afresh each time. --data and --h2l may name another place, if what is there is the same
 AFRESH = {"data", "out", "cache", "h2l", "initial_weights", "max_steps", "device", "restart", "tensorboard"}
+# Options that states of older runs do not have, and what those runs did
+NEWER = {"average_decay": 0.0, "hold_batchnorm_epoch": 0}
 
 
 class UserError(Exception):
@@ -507,7 +509,7 @@ class Run:
         state = load_checkpoint(path, f"{self.name}_state", "restore it, or begin anew with --restart")
         options = vars(self.options)
         conflicts = []
-        for key, saved in {"average_decay": 0.0, **state["options"]}.items():  # older runs do not have it
+        for key, saved in (NEWER | state["options"]).items():
             if key in AFRESH or key not in options or options[key] == saved or (key in CHANGEABLE and key in given):
                 continue
             flag = f"--{key.replace('_', '-')}"

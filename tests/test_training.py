@@ -167,6 +167,45 @@ def test_ot_weight_0_and_the_warm_start_leave_parts_out(demo_data, h2l, tmp_path
     assert recorder.of("alignment") == []
 
 
+def test_adversarial_weight_0_leaves_the_critic_out(demo_data, h2l, tmp_path, monkeypatch):
+    recorder = Recorder(monkeypatch)
+    main(train, *sr_options(demo_data, tmp_path, h2l, "--steps-per-epoch", 2, "--epochs", 2, "--adversarial-weight", 0))
+    assert [i for i, _ in recorder.of("generator")] == [1, 2, 3, 4]
+    assert [i for i, _ in recorder.of("critic")] == []
+    assert [i for i, _ in recorder.of("alignment")] == [3, 4]
+
+
+def test_batchnorm_is_held_from_an_epoch_on(demo_data, h2l, tmp_path, monkeypatch):
+    """Measured once, where the epoch begins; then E and S train in the mode and with the statistics they are tested in."""
+    modes = []
+    iterate = train.SuperResolution.iterate
+
+    def recorded(stage, iteration, *faces):
+        modes.append((iteration, stage.extractor.training, stage.decoder.training))
+        return iterate(stage, iteration, *faces)
+
+    def statistics(file):
+        content = torch.load(file, weights_only=True)
+        networks = content.get("weights") or content["networks"]
+        names = ("extractor", "decoder")
+        return {f"{n}.{key}": t for n in names for key, t in networks[n].items() if "running" in key or "batches" in key}
+
+    monkeypatch.setattr(train.SuperResolution, "iterate", recorded)
+    hold = ["--steps-per-epoch", 2, "--hold-batchnorm-epoch", 2, "--batchnorm-batches", 2, "--critic-updates", 2]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    main(train, *sr_options(demo_data, whole, h2l, *hold, "--epochs", 3))
+    assert modes == [(i, i < 3, i < 3) for i in range(1, 7)]
+    main(train, *sr_options(demo_data, parts, h2l, *hold, "--epochs", 3, "--max-steps", 2))
+    before = statistics(parts / "sr_state.pth")
+    main(train, *sr_options(demo_data, parts, h2l, *hold, "--epochs", 3, "--max-steps", 4))
+    during = statistics(parts / "sr_state.pth")
+    main(train, *sr_options(demo_data, parts, h2l, *hold, "--epochs", 3))
+    assert_equal_states(whole / "sr_state.pth", parts / "sr_state.pth")
+    after, written = statistics(parts / "sr_state.pth"), statistics(parts / "sr.pth")
+    assert any(not torch.equal(before[name], during[name]) for name in before)
+    assert all(torch.equal(during[name], after[name]) and torch.equal(after[name], written[name]) for name in after)
+
+
 def test_learning_rates_fall_by_epochs(demo_data, tmp_path):
     main(train_h2l, *h2l_options(demo_data, tmp_path, "--steps-per-epoch", 2, "--epochs", 3, "--generator-lr", 1e-4))
     table = pd.read_csv(tmp_path / "train_h2l.csv")
