@@ -81,6 +81,7 @@ def build_parser() -> utils.Parser:
     option("out", "Results/metrics.json", "the JSON; the sheet is written beside it")
     option("features", "inception", "inception (FID), or a state dict of torchvision's MobileNetV2 (FD-MobileNetV2)")
     option("vgg-weights", "imagenet", "perceptual network: imagenet, random, or a state dict, as for train.py")
+    parser.add_argument("--self-ensemble", action="store_true", help="a second row for each file: test.py --self-ensemble")
     option("limit", 0, "measure on so many faces of each test list, chosen by seed; 0: all")
     option("alpha", 0.3, "part of the clean face in the mixed inputs, the same for all rows", "paper")
     option("resize", 100, "px that the shorter side of an HR image is resized to")
@@ -380,6 +381,9 @@ def evaluate(options: argparse.Namespace) -> None:
 
         measure(name, upscale, extract)
         upscalers[name] = upscale
+        if options.self_ensemble:  # without a feature gap: E is the same
+            upscalers[f"{name}, self-ensemble"] = utils.self_ensemble(upscale)
+            measure(f"{name}, self-ensemble", upscalers[f"{name}, self-ensemble"], None)
 
     # (4) the degradation
     lr_reference = frechet.reference(batches(real, bicubic), "LR_test")
@@ -393,7 +397,8 @@ def evaluate(options: argparse.Namespace) -> None:
 
     definitions = {
         **DEFINITIONS,
-        "rows": f"floor: {len(floor)} crops of HR_train in place of SR; bicubic: x4 by Pillow's filter; else a weights file",
+        "rows": f"floor: {len(floor)} crops of HR_train in place of SR; bicubic: x4 by Pillow's filter; else a weights file; "
+        "self-ensemble: the mean of its SR of a face and of the face's mirror image, mirrored back",
         "eight degradations": f"{DRAWS} draws of z; Gaussian blur, {BLUR:g} px of the HR face; Gaussian noise, {NOISE:g} of "
         f"255, and JPEG, quality {JPEG_QUALITY}, on the LR face; bilinear in place of bicubic reduction",
         **{f"degradation, {name}": text.format(floor=len(lr_floor)) for name, text in DEGRADATION_DEFINITIONS.items()},

@@ -406,6 +406,15 @@ def load_super_resolution(
     return extractor, decoder
 
 
+def self_ensemble(upscale: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """The mean of the SR of a face and of its mirror image, mirrored back (Timofte et al., CVPR 2016).
+
+    upscale: [N, 3, H, W] -> [N, 3, 4H, 4W], before rounding. What a network draws at random, such as grain, differs between
+    the two and is halved; what both see stays.
+    """
+    return lambda faces: (upscale(faces) + upscale(faces.flip(-1)).flip(-1)) / 2
+
+
 def load_perceptual_weights(choice: str) -> dict[str, Tensor] | None:
     """--vgg-weights: the state dict of VGG19's five convolutions up to conv3_1; None for random weights."""
     names = [f"{index}.{kind}" for _, _, index in VGG_CONVOLUTIONS for kind in ("weight", "bias")]

@@ -94,6 +94,17 @@ def test_the_numbers_do_not_depend_on_the_batch_size_nor_on_the_other_rows(repor
     assert again["degradation"]["x_d"]["psnr"] == pytest.approx(report[0]["degradation"]["x_d"]["psnr"], abs=5e-3)
 
 
+def test_the_self_ensemble_has_a_row_of_its_own(report, demo_data, h2l, lively, mobilenet, tmp_path):
+    path = tmp_path / "metrics.json"
+    main(*small(mobilenet), "--data", demo_data, "--h2l", h2l, "--weights", lively, "--out", path, "--self-ensemble")
+    rows = json.loads(path.read_text())["rows"]
+    name = f"{lively}, self-ensemble"
+    assert list(rows) == ["floor", "bicubic", str(lively), name]
+    assert rows[str(lively)]["psnr_clean"] == pytest.approx(report[0]["rows"][str(lively)]["psnr_clean"], abs=5e-4)
+    assert rows[name]["psnr_clean"] > rows[str(lively)]["psnr_clean"] + 0.1  # the mean of two has the smaller error
+    assert set(rows[name]) == set(evaluate.DEFINITIONS) - {"feature_gap"}
+
+
 def test_missing_packages_are_named_with_the_line_that_installs_them(demo_data, h2l, sr, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "torchmetrics.image.fid", None)
     with pytest.raises(utils.UserError, match="torchmetrics.*: pip install torchmetrics torch-fidelity"):

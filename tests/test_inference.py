@@ -56,6 +56,25 @@ def test_the_output_is_the_networks(lively, tmp_path):
     assert np.abs(written.astype(int) - expected).max() <= 1
 
 
+def test_the_self_ensemble_is_the_mean_over_the_mirror_images(lively, tmp_path):
+    face = picture()
+    for name, image in (("face", face), ("mirrored", face.transpose(Image.Transpose.FLIP_LEFT_RIGHT))):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        image.save(tmp_path / "in" / f"{name}.png")
+    main(lively, tmp_path / "in", tmp_path / "single")
+    main(lively, tmp_path / "in", tmp_path / "both", "--self-ensemble")
+
+    def read(folder, name):
+        return np.asarray(Image.open(tmp_path / folder / f"{name}.png")).astype(int)
+
+    a, b = read("single", "face"), read("single", "mirrored")[:, ::-1]
+    assert np.abs(a - b).max() > 10
+    unclamped = (a > 0) & (a < 255) & (b > 0) & (b < 255)
+    assert unclamped.mean() > 0.25
+    assert np.abs(read("both", "face") - (a + b) / 2)[unclamped].max() <= 1
+    assert np.array_equal(read("both", "face"), read("both", "mirrored")[:, ::-1])
+
+
 def test_a_result_depends_neither_on_neighbours_nor_on_the_batch_size(lively, tmp_path):
     for number in range(9):
         (tmp_path / "in").mkdir(exist_ok=True)
