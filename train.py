@@ -149,7 +149,7 @@ class SuperResolution:
         noise = torch.Generator().manual_seed(options.seed)
         indices = torch.randperm(len(hr_train), generator=noise)[: options.batchnorm_batches * STATISTICS_BATCH]
         run.say(f"measuring BatchNorm's statistics on {len(indices)} mixed faces")
-        with utils.measuring_batchnorm(extractor, decoder), run.autocast():
+        with utils.measuring_batchnorm(extractor, decoder) as (extractor, decoder), run.autocast():
             for part in indices.tensor_split(max(1, len(indices) // STATISTICS_BATCH)):
                 x_c = utils.to_unit_range(hr_train[part.numpy()][1]).to(run.device)
                 z = torch.randn(len(x_c), NOISE_CHANNELS, generator=noise).to(run.device)

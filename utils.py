@@ -409,8 +409,8 @@ def load_super_resolution(
 def self_ensemble(upscale: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """The mean of the SR of a face and of its mirror image, mirrored back (Timofte et al., CVPR 2016).
 
-    upscale: [N, 3, H, W] -> [N, 3, 4H, 4W], before rounding. What a network draws at random, such as grain, differs between
-    the two and is halved; what both see stays.
+    upscale: [N, 3, H, W] -> [N, 3, 4H, 4W], before rounding. Grain, which differs between the two, loses half its
+    power; what both agree on stays.
     """
     return lambda faces: (upscale(faces) + upscale(faces.flip(-1)).flip(-1)) / 2
 
