@@ -232,6 +232,20 @@ def test_bf16_trains_both_stages(demo_data, h2l, tmp_path):
     assert all(tensor.dtype != torch.bfloat16 for network in state["networks"].values() for tensor in network.values())
 
 
+def test_states_of_older_runs_continue_as_they_began(demo_data, h2l, tmp_path):
+    """They do not have the options that came later: those are as if left out, and cannot be given."""
+    options = sr_options(demo_data, tmp_path, h2l)
+    main(train, *options, "--max-steps", 1)
+    state = torch.load(tmp_path / "sr_state.pth", weights_only=True)
+    for name in utils.NEWER:
+        assert state["options"].pop(name) == utils.NEWER[name]
+    torch.save(state, tmp_path / "sr_state.pth")
+    with pytest.raises(utils.UserError, match=r"--hold-batchnorm-epoch 1 \(the run has 0\).*--restart"):
+        main(train, *options, "--max-steps", 2, "--hold-batchnorm-epoch", 1)
+    main(train, *options, "--max-steps", 2)
+    assert torch.load(tmp_path / "sr_state.pth", weights_only=True)["iteration"] == 2
+
+
 def test_options_that_contradict_the_saved_ones_are_named(sr, demo_data, h2l, tmp_path):
     options = sr_options(demo_data, sr.parent, h2l)
     with pytest.raises(utils.UserError, match=r"--l1-weight 0.7 \(the run has 0.5\).*--restart"):
