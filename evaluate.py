@@ -382,8 +382,9 @@ def evaluate(options: argparse.Namespace) -> None:
         measure(name, upscale, extract)
         upscalers[name] = upscale
         if options.self_ensemble:  # without a feature gap: E is the same
-            upscalers[f"{name}, self-ensemble"] = utils.self_ensemble(upscale)
-            measure(f"{name}, self-ensemble", upscalers[f"{name}, self-ensemble"], None)
+            name = f"{name}, self-ensemble"
+            upscalers[name] = utils.self_ensemble(upscale)
+            measure(name, upscalers[name], None)
 
     # (4) the degradation
     lr_reference = frechet.reference(batches(real, bicubic), "LR_test")

@@ -70,15 +70,15 @@ def output_names(names: list[str], reserved: set[str] = frozenset()) -> list[str
     return [result[name] for name in names]
 
 
-def super_resolve(extractor: torch.nn.Module, decoder: torch.nn.Module, faces: Tensor, mirror: bool = False) -> Tensor:
-    """uint8 [N, 3, 16, 16] -> S(E(x)), uint8 [N, 3, 64, 64], computed in the networks' dtype; mirror: by self-ensemble."""
+def super_resolve(extractor: torch.nn.Module, decoder: torch.nn.Module, faces: Tensor, ensemble: bool = False) -> Tensor:
+    """uint8 [N, 3, 16, 16] -> S(E(x)), uint8 [N, 3, 64, 64], in the networks' dtype; ensemble: by utils.self_ensemble."""
     dtype = next(extractor.parameters()).dtype
 
     def upscale(faces: Tensor) -> Tensor:
-        return decoder(extractor(to_unit_range(faces).to(dtype, memory_format=torch.channels_last))).float()
+        return decoder(extractor(to_unit_range(faces).to(dtype, memory_format=torch.channels_last)))
 
     with torch.inference_mode():
-        return to_bytes((utils.self_ensemble(upscale) if mirror else upscale)(faces))
+        return to_bytes((utils.self_ensemble(upscale) if ensemble else upscale)(faces))
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -194,10 +194,11 @@ def train(options: argparse.Namespace, given: set[str]) -> None:
     # explode: sr.pth gets statistics of many faces, and where they are held, the networks train as they are tested
     first_held = (options.hold_batchnorm_epoch - 1) * run.steps_per_epoch + 1 if options.hold_batchnorm_epoch else run.total + 1
     for iteration, (y, x_c) in run.batches(hr_train):
-        if iteration == first_held and options.batchnorm_batches:
-            stage.measure_batchnorm(hr_train, stage.extractor, stage.decoder)
-        for network in (stage.extractor, stage.decoder):
-            network.train(iteration < first_held)
+        if iteration >= first_held and stage.extractor.training:  # where the epoch begins, or where a run continues in it
+            if iteration == first_held and options.batchnorm_batches:
+                stage.measure_batchnorm(hr_train, stage.extractor, stage.decoder)
+            stage.extractor.eval()
+            stage.decoder.eval()
         run.finish(stage.iterate(iteration, y, x_c), sample)
 
     if options.batchnorm_batches and run.main and run.iteration < first_held:

@@ -412,7 +412,7 @@ def self_ensemble(upscale: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Ten
     upscale: [N, 3, H, W] -> [N, 3, 4H, 4W], before rounding. Grain, which differs between the two, loses half its
     power; what both agree on stays.
     """
-    return lambda faces: (upscale(faces) + upscale(faces.flip(-1)).flip(-1)) / 2
+    return lambda faces: (upscale(faces).float() + upscale(faces.flip(-1)).float().flip(-1)) / 2
 
 
 def load_perceptual_weights(choice: str) -> dict[str, Tensor] | None:

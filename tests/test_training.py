@@ -191,15 +191,15 @@ def test_batchnorm_is_held_from_an_epoch_on(demo_data, h2l, tmp_path, monkeypatc
         return {f"{n}.{key}": t for n in names for key, t in networks[n].items() if "running" in key or "batches" in key}
 
     monkeypatch.setattr(train.SuperResolution, "iterate", recorded)
-    hold = ["--steps-per-epoch", 2, "--hold-batchnorm-epoch", 2, "--batchnorm-batches", 2, "--critic-updates", 2]
+    hold = ["--steps-per-epoch", 2, "--hold-batchnorm-epoch", 2, "--batchnorm-batches", 2, "--critic-updates", 2, "--epochs", 3]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    main(train, *sr_options(demo_data, whole, h2l, *hold, "--epochs", 3))
+    main(train, *sr_options(demo_data, whole, h2l, *hold))
     assert modes == [(i, i < 3, i < 3) for i in range(1, 7)]
-    main(train, *sr_options(demo_data, parts, h2l, *hold, "--epochs", 3, "--max-steps", 2))
+    main(train, *sr_options(demo_data, parts, h2l, *hold, "--max-steps", 2))
     before = statistics(parts / "sr_state.pth")
-    main(train, *sr_options(demo_data, parts, h2l, *hold, "--epochs", 3, "--max-steps", 4))
+    main(train, *sr_options(demo_data, parts, h2l, *hold, "--max-steps", 4))
     during = statistics(parts / "sr_state.pth")
-    main(train, *sr_options(demo_data, parts, h2l, *hold, "--epochs", 3))
+    main(train, *sr_options(demo_data, parts, h2l, *hold))
     assert_equal_states(whole / "sr_state.pth", parts / "sr_state.pth")
     after, written = statistics(parts / "sr_state.pth"), statistics(parts / "sr.pth")
     assert any(not torch.equal(before[name], during[name]) for name in before)
