@@ -40,7 +40,8 @@ EXPLODED = (0.2, 1.2)  # an image with more than this share of values beyond thi
 
 DEGRADATIONS = [*(f"z {draw}" for draw in range(1, DRAWS + 1)), "blur", "noise", "jpeg", "bilinear"]
 INPUTS = ["clean", "mixed", *DEGRADATIONS]
-FIDELITY = {"clean": ["clean"], "degraded": DEGRADATIONS[:DRAWS], "mixed": ["mixed"]}  # column -> kinds of inputs
+DRAWN, FIXED = DEGRADATIONS[:DRAWS], DEGRADATIONS[DRAWS:]  # the degradation generator's, and those that no network makes
+FIDELITY = {"clean": ["clean"], "degraded": DRAWN, "mixed": ["mixed"]}  # column -> kinds of inputs
 
 DEFINITIONS = {
     "real_fd": "Frechet distance between SR of the faces of LR_test and the crops of HR_test; lower is better",
@@ -54,7 +55,10 @@ DEFINITIONS = {
     "perceptual_degraded": f"the same for x_d, {DRAWS} draws of z an image",
     "perceptual_mixed": "the same for the mix",
     "psnr_eight": "PSNR against y, the mean over the eight degradations of each face",
+    **{f"psnr_{kind}": f"the same for {kind} alone" for kind in FIXED},
     "consistency": "mean PSNR between the SR of each two of the eight degradations of a face; dB. Read it beside psnr_eight",
+    "consistency_z": f"the same between the {DRAWS} draws of z alone",
+    **{f"consistency_{kind}": f"the same between {kind} and each of the seven others" for kind in FIXED},
     "feature_gap": "Sinkhorn distance between E(x_c) and E of the eight degradations, divided by that between E(x_c) of "
     "different faces; lower is better",
     "saturated_real": "share of values outside [-1, 1] before clamping, SR of LR_test",
@@ -247,7 +251,12 @@ def measure_faces(
         table[f"ssim_{column}"] = torch.stack(ssim).mean(dim=0)
         table[f"perceptual_{column}"] = torch.stack(distances).mean(dim=0)
     table["psnr_eight"] = torch.stack([psnr[kind] for kind in DEGRADATIONS]).mean(dim=0)
+    table |= {f"psnr_{kind}": psnr[kind] for kind in FIXED}
     table["consistency"] = consistency([raw[kind] for kind in DEGRADATIONS])
+    table["consistency_z"] = consistency([raw[kind] for kind in DRAWN])
+    for kind in FIXED:
+        pairs = [utils.psnr(raw[kind], raw[other]) for other in DEGRADATIONS if other != kind]
+        table[f"consistency_{kind}"] = torch.stack(pairs).mean(dim=0)
     if extract is not None:
         clean = feature_points(extract(inputs["clean"]))
         gaps = [sinkhorn_distance(clean, feature_points(extract(inputs[kind]))) for kind in DEGRADATIONS]
@@ -388,7 +397,7 @@ def evaluate(options: argparse.Namespace) -> None:
 
     # (4) the degradation
     lr_reference = frechet.reference(batches(real, bicubic), "LR_test")
-    psnr = torch.stack([utils.psnr(to_unit_range(inputs[kind]), to_unit_range(clean)) for kind in DEGRADATIONS[:DRAWS]])
+    psnr = torch.stack([utils.psnr(to_unit_range(inputs[kind]), to_unit_range(clean)) for kind in DRAWN])
     lr_floor = lr_train[choose(len(lr_train), len(y), options.seed)][0]
     degradation = {
         "floor": {"fd": frechet.distance(lr_reference, batches(lr_floor, bicubic), "LR_train")},

@@ -224,6 +224,20 @@ def test_identical_outputs_are_consistent_and_have_no_feature_gap():
     assert np.allclose(exact["ssim_clean"], 1) and np.allclose(exact["perceptual_mixed"], 0, atol=1e-6)
 
 
+def test_the_degradation_that_stands_apart_shows_in_its_own_columns():
+    """Constant faces, of which the noisy one alone is 10 of 255 brighter."""
+    y, clean = torch.full((2, 3, 64, 64), 100, dtype=torch.uint8), torch.full((2, 3, LR_SIZE, LR_SIZE), 100, dtype=torch.uint8)
+    inputs = {kind: clean + 10 * (kind == "noise") for kind in evaluate.INPUTS}
+    table = evaluate.measure_faces(evaluate.bicubic, None, y, inputs, clean, evaluate.PerceptualLoss())
+    apart = 20 * np.log10(255 / 10)
+    same = table["psnr_clean"]
+    assert np.allclose(table["psnr_noise"], apart) and np.allclose(table["psnr_jpeg"], same)
+    assert np.allclose(table["consistency_noise"], apart) and np.allclose(table["consistency_z"], same)
+    for kind in ("blur", "jpeg", "bilinear"):
+        assert np.allclose(table[f"consistency_{kind}"], (6 * same + apart) / 7)
+    assert np.allclose(table["consistency"], (21 * same + 7 * apart) / 28)
+
+
 # --- weights -----------------------------------------------------------------------------------------------------
 
 
