@@ -226,17 +226,17 @@ def consistency(outputs: list[Tensor]) -> Tensor:
 
 
 def measure_faces(
-    upscale: Upscale, extract: Upscale | None, y: Tensor, inputs: dict[str, Tensor], others: Tensor, perceptual: PerceptualLoss
-) -> pd.DataFrame:
+    raw: dict[str, Tensor], extract: Upscale | None, y: Tensor, inputs: dict[str, Tensor], others: Tensor,
+    perceptual: PerceptualLoss,
+) -> pd.DataFrame:  # fmt: skip
     """Everything that is measured face by face on HR_test, one row a face; columns as in DEFINITIONS.
 
-    upscale: uint8 LR -> SR. extract: uint8 LR -> E, or None for bicubic. others: x_c of a different face for each face.
-    feature_gap comes as its two distances, "gap_degraded" and "gap_others".
+    raw: the SR of each of the inputs, before clamping. extract: uint8 LR -> E, or None. others: x_c of a different face for
+    each face. feature_gap comes as its two distances, "gap_degraded" and "gap_others".
     """
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     table: dict[str, Tensor] = {}
-    raw = {kind: upscale(faces).float() for kind, faces in inputs.items()}
     target = to_unit_range(y)
     psnr = {kind: utils.psnr(images, target) for kind, images in raw.items()}
     target_features = perceptual.features(target)
@@ -354,31 +354,36 @@ def evaluate(options: argparse.Namespace) -> None:
         "floor": {"real_fd": frechet.distance(hr_reference, batches(hr_train[floor][0], to_unit_range), "HR_train")}
     }
 
-    def measure(name: str, upscale: Upscale, extract: Upscale | None) -> None:
-        lost: list[Tensor] = []
-        beyond: list[Tensor] = []
-
-        def watched(faces: Tensor) -> Tensor:
-            images = upscale(faces).float()
-            lost.append(exploded(images).float())
-            beyond.append(utils.saturated(images))
-            return images
-
-        row = {"real_fd": frechet.distance(hr_reference, batches(real, watched), f"{name} of LR_test")}
-        row |= {"exploded_real": torch.cat(lost).mean().item(), "saturated_real": torch.cat(beyond).mean().item()}
-        tables = []
-        for begin in tqdm(range(0, len(y), size), desc=f"{name}, HR_test", unit="batch", leave=False):
+    def measure(names: list[str], upscale: Callable[[Tensor], tuple[Tensor, ...]], extract: Upscale | None) -> None:
+        """A row for each of the SR that upscale makes of the same faces; the feature gap is the first one's."""
+        pictures, lost, beyond, tables = ([[] for _ in names] for _ in range(4))
+        for batch in tqdm(real.split(size), desc=f"{names[0]}, LR_test", unit="batch", leave=False):
+            with torch.inference_mode(), autocast():
+                versions = upscale(batch.to(device))
+            for number, images in enumerate(versions):
+                pictures[number].append(to_bytes(images.float()).cpu())
+                lost[number].append(exploded(images.float()).float())
+                beyond[number].append(utils.saturated(images.float()))
+        for begin in tqdm(range(0, len(y), size), desc=f"{names[0]}, HR_test", unit="batch", leave=False):
             part = slice(begin, begin + size)
             kinds = {kind: faces[part].to(device) for kind, faces in inputs.items()}
+            there = y[part].to(device), kinds, others[part].to(device)
             with torch.inference_mode(), autocast():
-                tables.append(measure_faces(upscale, extract, y[part].to(device), kinds, others[part].to(device), perceptual))
-        means = pd.concat(tables).mean()
-        if extract is not None:
-            row["feature_gap"] = means.pop("gap_degraded") / means.pop("gap_others")
-        row |= means.to_dict()
-        rows[name] = {metric: float(row[metric]) for metric in DEFINITIONS if metric in row}
+                versions = {kind: upscale(faces) for kind, faces in kinds.items()}
+                for number, table in enumerate(tables):
+                    raw = {kind: images[number].float() for kind, images in versions.items()}
+                    table.append(measure_faces(raw, None if number else extract, *there, perceptual))
+        for number, name in enumerate(names):
+            row = {"real_fd": frechet.distance(hr_reference, iter(pictures[number]), f"{name} of LR_test")}
+            row |= {"exploded_real": torch.cat(lost[number]).mean().item()}
+            row |= {"saturated_real": torch.cat(beyond[number]).mean().item()}
+            means = pd.concat(tables[number]).mean()
+            if "gap_degraded" in means:
+                row["feature_gap"] = means.pop("gap_degraded") / means.pop("gap_others")
+            row |= means.to_dict()
+            rows[name] = {metric: float(row[metric]) for metric in DEFINITIONS if metric in row}
 
-    measure("bicubic", bicubic, None)
+    measure(["bicubic"], lambda faces: (bicubic(faces),), None)
     upscalers: dict[str, Upscale] = {"bicubic": bicubic}
     for name, (extractor, decoder) in networks.items():
 
@@ -388,12 +393,13 @@ def evaluate(options: argparse.Namespace) -> None:
         def upscale(faces: Tensor, extract: Upscale = extract, decoder: Decoder = decoder) -> Tensor:
             return decoder(extract(faces))
 
-        measure(name, upscale, extract)
         upscalers[name] = upscale
-        if options.self_ensemble:  # without a feature gap: E is the same
-            name = f"{name}, self-ensemble"
-            upscalers[name] = utils.self_ensemble(upscale)
-            measure(name, upscalers[name], None)
+        if options.self_ensemble:
+            mean = f"{name}, self-ensemble"
+            upscalers[mean] = lambda faces, upscale=upscale: utils.self_ensemble(upscale, faces)[1]
+            measure([name, mean], lambda faces: utils.self_ensemble(upscale, faces), extract)
+        else:
+            measure([name], lambda faces: (upscale(faces),), extract)
 
     # (4) the degradation
     lr_reference = frechet.reference(batches(real, bicubic), "LR_test")

@@ -78,7 +78,7 @@ def super_resolve(extractor: torch.nn.Module, decoder: torch.nn.Module, faces: T
         return decoder(extractor(to_unit_range(faces).to(dtype, memory_format=torch.channels_last)))
 
     with torch.inference_mode():
-        return to_bytes((utils.self_ensemble(upscale) if ensemble else upscale)(faces))
+        return to_bytes(utils.self_ensemble(upscale, faces)[1] if ensemble else upscale(faces))
 
 
 def main(argv: list[str] | None = None) -> None:

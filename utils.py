@@ -406,13 +406,14 @@ def load_super_resolution(
     return extractor, decoder
 
 
-def self_ensemble(upscale: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """The mean of the SR of a face and of its mirror image, mirrored back (Timofte et al., CVPR 2016).
+def self_ensemble(upscale: Callable[[Tensor], Tensor], faces: Tensor) -> tuple[Tensor, Tensor]:
+    """The SR of faces, and its mean with that of their mirror images, mirrored back (Timofte et al., CVPR 2016).
 
-    upscale: [N, 3, H, W] -> [N, 3, 4H, 4W], before rounding. Grain, which differs between the two, loses half its
-    power; what both agree on stays.
+    upscale: [N, 3, H, W] -> [N, 3, 4H, 4W], before rounding; the mean is in fp32. Grain, which differs between the two,
+    loses half its power; what both agree on stays.
     """
-    return lambda faces: (upscale(faces).float() + upscale(faces.flip(-1)).float().flip(-1)) / 2
+    images = upscale(faces)
+    return images, (images.float() + upscale(faces.flip(-1)).float().flip(-1)) / 2
 
 
 def load_perceptual_weights(choice: str) -> dict[str, Tensor] | None:
