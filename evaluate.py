@@ -359,11 +359,11 @@ def evaluate(options: argparse.Namespace) -> None:
         pictures, lost, beyond, tables = ([[] for _ in names] for _ in range(4))
         for batch in tqdm(real.split(size), desc=f"{names[0]}, LR_test", unit="batch", leave=False):
             with torch.inference_mode(), autocast():
-                versions = upscale(batch.to(device))
+                versions = [images.float() for images in upscale(batch.to(device))]
             for number, images in enumerate(versions):
-                pictures[number].append(to_bytes(images.float()).cpu())
-                lost[number].append(exploded(images.float()).float())
-                beyond[number].append(utils.saturated(images.float()))
+                pictures[number].append(to_bytes(images).cpu())
+                lost[number].append(exploded(images).float())
+                beyond[number].append(utils.saturated(images))
         for begin in tqdm(range(0, len(y), size), desc=f"{names[0]}, HR_test", unit="batch", leave=False):
             part = slice(begin, begin + size)
             kinds = {kind: faces[part].to(device) for kind, faces in inputs.items()}
