@@ -38,6 +38,7 @@ LOCK_PATIENCE = 8  # s; the loader processes of a killed run hold its folder for
 SHIPPED = Path(__file__).resolve().parent / "weights"  # trained by this project
 NO_WEIGHTS = "train with train_h2l.py and train.py (or try everything with `make demo`), or name a file with --weights or --h2l"
 LOGS = {"h2l": "train_h2l.csv", "sr": "train.csv"}
+REFERENCE_EPOCH = {"h2l": 9143, "sr": 14066}  # iterations, with the authors' 182,866 HR faces
 SAMPLE_SEED = 1234  # of the noise in sample sheets: the same z at every step and in every run
 
 # Options that may change when a run continues: these are the run's own where they are left out,
@@ -659,6 +660,12 @@ class Run:
             f"{torch.__version__}\n{json.dumps(vars(options))}\n{self.total} iterations of {options.batch_size} images, "
             f"{self.steps_per_epoch} an epoch"
         )
+        reference = REFERENCE_EPOCH[self.name]
+        if not (options.steps_per_epoch or self.iteration) and self.steps_per_epoch < reference / 4:
+            self.say(
+                f"note: the learning rates fall and the run ends by epochs, and one pass over {len(train)} faces is short. The "
+                f"reference's epoch had {reference} iterations: --steps-per-epoch {reference}, or what you have time for"
+            )
 
     def _start_averages(self) -> None:
         """--average-decay: averages of the networks in the inference file, which begin as copies of them."""

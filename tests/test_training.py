@@ -213,6 +213,14 @@ def test_learning_rates_fall_by_epochs(demo_data, tmp_path):
     assert table["epoch"].tolist() == [1, 1, 2, 2, 3, 3]
 
 
+def test_a_short_epoch_is_remarked_on(demo_data, tmp_path, capsys):
+    """A few faces make a run of a few iterations: said, unless the user has chosen the epoch's length."""
+    main(train_h2l, *h2l_options(demo_data, tmp_path / "a", "--max-steps", 1))
+    assert "one pass over 24 faces is short" in (said := capsys.readouterr().out) and "--steps-per-epoch 9143" in said
+    main(train_h2l, *h2l_options(demo_data, tmp_path / "b", "--max-steps", 1, "--steps-per-epoch", 6))
+    assert "is short" not in capsys.readouterr().out
+
+
 def test_sampling_leaves_no_trace(demo_data, h2l, tmp_path):
     """Sample sheets are made in eval mode: neither BatchNorm's statistics nor any random state notice them."""
     main(train, *sr_options(demo_data, tmp_path / "seldom", h2l, "--max-steps", 4, "--sample-every", 100))
