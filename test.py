@@ -107,17 +107,14 @@ def main(argv: list[str] | None = None) -> None:
             + ": choose another folder"
         )
 
-    existing = 0
+    waiting = [pair for pair in zip(files, outputs) if not (options.skip_existing and pair[1].exists())]
+    existing = len(files) - len(waiting)
     if options.skip_existing:
-        waiting = [(file, output) for file, output in zip(files, outputs) if not output.exists()]
-        existing = len(files) - len(waiting)
-        print(f"--skip-existing: {existing} results are there already")
-        files, outputs = [file for file, _ in waiting], [output for _, output in waiting]
+        print(f"--skip-existing: {existing} results are there already, made with whatever options they were")
 
     skipped: list[str] = []
     large: list[str] = []
     oblong: list[str] = []
-    compared: list[tuple[Image.Image, np.ndarray]] = []
     count = 0
     began = time.perf_counter()
 
@@ -137,7 +134,7 @@ def main(argv: list[str] | None = None) -> None:
 
     def decoded_batches(pool: ThreadPoolExecutor) -> Iterator[list[tuple[Image.Image, Path]]]:
         """Batches of decodable inputs; the next batch is decoded while one is computed, and no more files are held."""
-        queue = zip(files, outputs)
+        queue = iter(waiting)
         batch: list[tuple[Image.Image, Path]] = []
 
         def start() -> tuple[list[tuple[Path, Path]], Iterator]:
@@ -174,7 +171,6 @@ def main(argv: list[str] | None = None) -> None:
             results = results.permute(0, 2, 3, 1).cpu().numpy()
             count += len(list(saved))
             saved = pool.map(save, results, [output for _, output in batch])
-            compared += [(face, sr) for (face, _), sr in zip(batch, results)][: COMPARED - len(compared)]
         count += len(list(saved))
     seconds = time.perf_counter() - began
 
@@ -191,18 +187,28 @@ def main(argv: list[str] | None = None) -> None:
         )
     if not count and not existing:
         raise utils.UserError(f"no usable image in {source} ({len(skipped)} files skipped): put face images into it")
-    if options.compare and compared:
-        save_comparison(compared, target / "compare.png")
+    if options.compare:
+        faces = ((decode(file), output) for file, output in zip(files, outputs) if output.exists())
+        pairs = ((face[0], read_result(output)) for face, output in faces if not isinstance(face, ImageError))
+        save_comparison(list(islice(pairs, COMPARED)), target / "compare.png")
         print(f"input, bicubic and SR side by side: {target / 'compare.png'}")
     print(f"{count} images super-resolved to {target}, {len(skipped)} skipped; {count / seconds:.1f} images/s")
 
 
-def save_comparison(compared: list[tuple[Image.Image, np.ndarray]], path: Path) -> None:
+def read_result(path: Path) -> Image.Image:
+    """A result of this or an earlier run; a UserError if another program left something else there."""
+    try:
+        return load_image(path)
+    except ImageError as error:
+        raise utils.UserError(f"{path} {error}: delete it, and run the same command again") from error
+
+
+def save_comparison(compared: list[tuple[Image.Image, Image.Image]], path: Path) -> None:
     """A sheet with input, bicubic and SR of each face, four faces a row, all at twice the size without smoothing."""
     tiles = []
     for face, sr in compared:
-        sizes = ((Image.Resampling.NEAREST, face), (Image.Resampling.BICUBIC, face))
-        tiles += [np.asarray(image.resize((HR_SIZE, HR_SIZE), filter)) for filter, image in sizes] + [sr]
+        pictures = ((face, Image.Resampling.NEAREST), (face, Image.Resampling.BICUBIC), (sr, Image.Resampling.NEAREST))
+        tiles += [np.asarray(image.resize((HR_SIZE, HR_SIZE), filter)) for image, filter in pictures]
     tiles = np.stack(tiles).repeat(2, axis=1).repeat(2, axis=2)
     images = to_unit_range(torch.from_numpy(tiles).permute(0, 3, 1, 2))
     utils.save_sheet(path, {"input, bicubic, SR | input, bicubic, SR | ...": images}, columns=12)

@@ -223,6 +223,17 @@ def test_skip_existing_goes_on_where_a_run_stopped(lively, tmp_path, capsys):
     main(lively, tmp_path / "in", tmp_path / "out", "--skip-existing", "--compare")  # nothing left to do is no error
     printed = capsys.readouterr().out
     assert "4 results are there already" in printed and "0 images super-resolved" in printed and "1 skipped" in printed
+    part = Image.open(tmp_path / "out" / "compare.png")
+    (tmp_path / "out" / "3.png").unlink()
+    main(lively, tmp_path / "in", tmp_path / "out", "--skip-existing", "--compare")
+    main(lively, tmp_path / "in", tmp_path / "whole", "--compare")
+    whole = Image.open(tmp_path / "whole" / "compare.png")
+    assert (
+        part.size == whole.size and part.tobytes() == whole.tobytes() == Image.open(tmp_path / "out" / "compare.png").tobytes()
+    )
+    (tmp_path / "out" / "0.png").write_text("no picture")
+    with pytest.raises(utils.UserError, match="0.png is not an image.*delete it"):
+        main(lively, tmp_path / "in", tmp_path / "out", "--skip-existing", "--compare")
 
 
 def test_nothing_usable_is_an_error(sr, tmp_path):
@@ -239,7 +250,7 @@ def test_nothing_usable_is_an_error(sr, tmp_path):
 def test_without_weights_it_says_how_to_get_them(tmp_path):
     result = run(tmp_path / "sr.pth", "LR", tmp_path / "out")
     assert result.returncode == 1
-    assert all(text in result.stderr for text in ("is missing", "train_h2l.py", "train.py", "make demo", "--weights"))
+    assert all(text in result.stderr for text in ("is missing", "train_h2l.py", "train.py", "make demo", "name another file"))
 
 
 def test_an_output_that_cannot_be_written(sr, tmp_path):
