@@ -1,4 +1,4 @@
-# make demo: install into .venv, draw faces, train both stages briefly, super-resolve LR/. Writes only under demo/.
+# make demo: install into .venv, draw faces, train both stages briefly, super-resolve LR/; all its files are in demo/.
 # make test: install into .venv, with requirements-dev.txt, and run the tests.
 # make soak: about 10 minutes of kills, hostile files and load; not part of `make test`.
 PYTHON ?= python3

@@ -23,7 +23,7 @@ def build_parser() -> utils.Parser:
 
 
 def half(tensor: torch.Tensor) -> torch.Tensor:
-    """fp16 where every value fits its range, else as it was (BatchNorm's variances and counters)."""
+    """A matrix or kernel in fp16 if every value fits its range, else the tensor as it was: vectors, BatchNorm's counters."""
     fits = tensor.is_floating_point() and tensor.abs().max() < torch.finfo(torch.float16).max
     return tensor.half() if fits and tensor.dim() > 1 else tensor.clone()  # vectors are few, and the most sensitive
 
