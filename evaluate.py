@@ -51,7 +51,7 @@ DEFINITIONS = {
     "ssim_clean": "SSIM of SR of x_c against y; RGB, 8 bits, torchmetrics' default window",
     "ssim_degraded": f"the same for x_d, {DRAWS} draws of z an image",
     "ssim_mixed": "the same for the mix",
-    "perceptual_clean": "the training loss' perceptual distance of SR of x_c to y; its scale is that of --vgg-weights",
+    "perceptual_clean": "the training loss' perceptual distance of SR of x_c to y; its scale is that of the perceptual network",
     "perceptual_degraded": f"the same for x_d, {DRAWS} draws of z an image",
     "perceptual_mixed": "the same for the mix",
     "psnr_eight": "PSNR against y, the mean over the eight degradations of each face",
@@ -217,7 +217,7 @@ def make_inputs(y: Tensor, clean: Tensor, indices: np.ndarray, seed: int, alpha:
 def exploded(images: Tensor) -> Tensor:
     """Which images are lost: more than 20 % of their values beyond 1.2 before clamping; [N, 3, H, W] -> bool [N]."""
     share, limit = EXPLODED
-    return (images.abs() > limit).float().flatten(1).mean(dim=1) > share
+    return (~(images.abs() <= limit)).float().flatten(1).mean(dim=1) > share  # NaN is lost, too
 
 
 def consistency(outputs: list[Tensor]) -> Tensor:
@@ -284,6 +284,9 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f"--alpha {options.alpha}: must be in [0, 1]")
     if options.limit == 1:
         parser.error("--limit 1: a distance between distributions needs at least 2 faces")
+    if Path(options.out).is_dir() or Path(options.out).suffix.lower() == ".png":
+        parser.error(f"--out {options.out}: must be the name of a JSON file; the sheet gets the same name with .png")
+    utils.check_framing(parser, options)
     with utils.explain_out_of_memory(options.batch_size, "lower --batch-size, or use --device cpu"):
         evaluate(options)
 
@@ -303,9 +306,10 @@ def evaluate(options: argparse.Namespace) -> None:
     loaded = utils.load_networks(h2l, "h2l", {"generator": DegradationGenerator}, utils.NO_WEIGHTS)
     generator = loaded["generator"].to(device, memory_format=torch.channels_last)
     print(utils.describe(h2l, loaded["content"]))
+    utils.remark_framing(h2l, loaded["content"], options)
     networks: dict[str, tuple[FeatureExtractor, Decoder]] = {}
     for path in [utils.find_weights(given, "sr") for given in options.weights or [""]]:
-        networks[str(path)] = utils.load_super_resolution(path, device)
+        networks[str(path)] = utils.load_super_resolution(path, device, framing=options)
     perceptual = PerceptualLoss(utils.load_perceptual_weights(options.vgg_weights)).to(device)
     frechet = Frechet(options.features, device, autocast)
     cache = Path(options.cache or Path(options.data, ".cache"))
@@ -313,8 +317,8 @@ def evaluate(options: argparse.Namespace) -> None:
         prepare_faces(Path(options.data, f"{name}.csv"), name[:2], cache, options.resize, options.crop)
         for name in ("HR_train", "HR_test", "LR_train", "LR_test")
     )
-    if min(len(hr_test), len(lr_test)) < 2:
-        raise utils.UserError(f"{options.data}: HR_test.csv and LR_test.csv need at least 2 faces each")
+    if min(map(len, (hr_train, hr_test, lr_train, lr_test))) < 2:
+        raise utils.UserError(f"{options.data}: each of the four lists needs at least 2 faces")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -348,6 +352,32 @@ def evaluate(options: argparse.Namespace) -> None:
     others = torch.empty_like(clean)
     others[order] = clean[order.roll(1)]  # a derangement: every face meets another one, seldom of the same person
 
+    # (4) the degradation
+    lr_reference = frechet.reference(batches(real, bicubic), "LR_test")
+    psnr = torch.stack([utils.psnr(to_unit_range(inputs[kind]), to_unit_range(clean)) for kind in DRAWN])
+    lr_floor = lr_train[choose(len(lr_train), len(y), options.seed)][0]
+    degradation = {
+        "floor": {"fd": frechet.distance(lr_reference, batches(lr_floor, bicubic), "LR_train")},
+        "x_c": {"fd": frechet.distance(lr_reference, batches(clean, bicubic), "x_c")},
+        "x_d": {"psnr": psnr.mean().item(), "fd": frechet.distance(lr_reference, batches(inputs["z 1"], bicubic), "x_d")},
+    }
+
+    definitions = {
+        **DEFINITIONS,
+        "rows": f"floor: {len(floor)} crops of HR_train in place of SR; bicubic: x4 by Pillow's filter; else a weights file; "
+        "self-ensemble: the mean of its SR of a face and of the face's mirror image, mirrored back",
+        "eight degradations": f"{DRAWS} draws of z; Gaussian blur, {BLUR:g} px of the HR face; Gaussian noise, {NOISE:g} of "
+        f"255, and JPEG, quality {JPEG_QUALITY}, on the LR face; bilinear in place of bicubic reduction",
+        "perceptual network": {"imagenet": "torchvision's VGG19, ImageNet"}.get(options.vgg_weights, options.vgg_weights),
+        **{f"degradation, {name}": text.format(floor=len(lr_floor)) for name, text in DEGRADATION_DEFINITIONS.items()},
+    }
+    protocol = {
+        **{name: getattr(options, name) for name in ("data", "alpha", "seed", "limit", "precision", "resize", "crop")},
+        **{"h2l": str(h2l), "hr_test": len(y), "lr_test": len(real)},
+        **{"frechet": frechet.name, "perceptual": options.vgg_weights},
+        **{"device": device.type, "torch": torch.__version__, "torchvision": torchvision.__version__},
+    }
+
     # (1) realism; (2) fidelity and (3) robustness, face by face
     hr_reference = frechet.reference(batches(y, to_unit_range), "HR_test")
     rows: dict[str, dict[str, float]] = {
@@ -377,11 +407,14 @@ def evaluate(options: argparse.Namespace) -> None:
             row = {"real_fd": frechet.distance(hr_reference, iter(pictures[number]), f"{name} of LR_test")}
             row |= {"exploded_real": torch.cat(lost[number]).mean().item()}
             row |= {"saturated_real": torch.cat(beyond[number]).mean().item()}
-            means = pd.concat(tables[number]).mean()
+            means = pd.concat(tables[number]).mean(skipna=False)
             if "gap_degraded" in means:
                 row["feature_gap"] = means.pop("gap_degraded") / means.pop("gap_others")
             row |= means.to_dict()
             rows[name] = {metric: float(row[metric]) for metric in DEFINITIONS if metric in row}
+        report = {"definitions": definitions, "protocol": protocol, "rows": rows, "degradation": degradation}
+        utils.write_whole(out, lambda temporary: temporary.write_text(json.dumps(report, indent=2) + "\n"))
+        print(f"measured: {names[0]}; {out} has the numbers so far", flush=True)
 
     measure(["bicubic"], lambda faces: (bicubic(faces),), None)
     upscalers: dict[str, Upscale] = {"bicubic": bicubic}
@@ -401,33 +434,7 @@ def evaluate(options: argparse.Namespace) -> None:
         else:
             measure([name], lambda faces: (upscale(faces),), extract)
 
-    # (4) the degradation
-    lr_reference = frechet.reference(batches(real, bicubic), "LR_test")
-    psnr = torch.stack([utils.psnr(to_unit_range(inputs[kind]), to_unit_range(clean)) for kind in DRAWN])
-    lr_floor = lr_train[choose(len(lr_train), len(y), options.seed)][0]
-    degradation = {
-        "floor": {"fd": frechet.distance(lr_reference, batches(lr_floor, bicubic), "LR_train")},
-        "x_c": {"fd": frechet.distance(lr_reference, batches(clean, bicubic), "x_c")},
-        "x_d": {"psnr": psnr.mean().item(), "fd": frechet.distance(lr_reference, batches(inputs["z 1"], bicubic), "x_d")},
-    }
-
-    definitions = {
-        **DEFINITIONS,
-        "rows": f"floor: {len(floor)} crops of HR_train in place of SR; bicubic: x4 by Pillow's filter; else a weights file; "
-        "self-ensemble: the mean of its SR of a face and of the face's mirror image, mirrored back",
-        "eight degradations": f"{DRAWS} draws of z; Gaussian blur, {BLUR:g} px of the HR face; Gaussian noise, {NOISE:g} of "
-        f"255, and JPEG, quality {JPEG_QUALITY}, on the LR face; bilinear in place of bicubic reduction",
-        **{f"degradation, {name}": text.format(floor=len(lr_floor)) for name, text in DEGRADATION_DEFINITIONS.items()},
-    }
-    protocol = {
-        **{name: getattr(options, name) for name in ("data", "alpha", "seed", "limit", "precision", "resize", "crop")},
-        **{"h2l": str(h2l), "hr_test": len(y), "lr_test": len(real)},
-        **{"frechet": frechet.name, "perceptual": options.vgg_weights},
-        **{"device": device.type, "torch": torch.__version__, "torchvision": torchvision.__version__},
-    }
     print_tables(rows, degradation, frechet.name, definitions)
-    report = {"definitions": definitions, "protocol": protocol, "rows": rows, "degradation": degradation}
-    utils.write_whole(out, lambda temporary: temporary.write_text(json.dumps(report, indent=2) + "\n"))
     sheet = out.with_name(f"{out.stem}.png")
     save_sheet(sheet, y, inputs, real, upscalers, autocast, device, options.seed)
     print(f"written: {out}, {sheet}")

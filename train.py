@@ -166,6 +166,8 @@ def train(options: argparse.Namespace, given: set[str]) -> None:
         raise utils.UserError(
             f"{h2l} has width {loaded['content']['width']}, this run {options.width}: give the same --width to both stages"
         )
+    if run.main:
+        utils.remark_framing(h2l, loaded["content"], options)
     run.fingerprints["h2l"] = utils.digest(loaded["generator"].state_dict())
     hr_train, hr_test, lr_test = run.faces("HR_train"), run.faces("HR_test"), run.faces("LR_test")
     perceptual_loss = PerceptualLoss(utils.load_perceptual_weights(options.vgg_weights))

@@ -36,7 +36,7 @@ SHEET_COLUMNS = 8  # how many faces a sample sheet shows
 SATURATED_UPDATES = 100  # so many generator updates in a row with mostly saturated outputs stop a run
 LOCK_PATIENCE = 8  # s; the loader processes of a killed run hold its folder for up to 5 s more
 SHIPPED = Path(__file__).resolve().parent / "weights"  # trained by this project
-NO_WEIGHTS = "train with train_h2l.py and train.py (or try everything with `make demo`), or name a file with --weights or --h2l"
+NO_WEIGHTS = "train with train_h2l.py and train.py (or try everything with `make demo`), or name another file"
 LOGS = {"h2l": "train_h2l.csv", "sr": "train.csv"}
 REFERENCE_EPOCH = {"h2l": 9143, "sr": 14066}  # iterations, with the authors' 182,866 HR faces
 SAMPLE_SEED = 1234  # of the noise in sample sheets: the same z at every step and in every run
@@ -145,7 +145,7 @@ class Parser(argparse.ArgumentParser):
         if "choices" not in settings and "action" not in settings:
             settings.setdefault("type", type(default))
             settings.setdefault("metavar", {int: "N", float: "X"}.get(settings["type"], "PATH"))
-        text = f"{text} (default: {default if default != '' else 'empty'}{origin})"
+        text = f"{text} (default: {default if default not in ('', []) else 'empty'}{origin})"
         self.add_argument(f"--{name}", default=default, help=text.replace("%", "%%"), **settings)
 
 
@@ -204,9 +204,25 @@ def parse_options(parser: Parser, argv: list[str] | None = None) -> tuple[argpar
     require("average_decay", options.average_decay < 1, "under 1")
     require("batch_size", options.batch_size >= 2, "at least 2")
     require("width", options.width >= 4 and options.width % 4 == 0, "a positive multiple of 4")
-    require("crop", options.crop >= 64, "at least 64, the side of an HR face")
-    require("resize", options.resize >= options.crop, "at least --crop")
+    check_framing(parser, options)
     return options, given
+
+
+def check_framing(parser: Parser, options: argparse.Namespace) -> None:
+    """End with an error of the parser if --resize and --crop cannot make an HR face."""
+    if options.crop < 64:
+        parser.error(f"--crop {options.crop}: must be at least 64, the side of an HR face")
+    if options.resize < options.crop:
+        parser.error(f"--resize {options.resize}: must be at least --crop")
+
+
+def remark_framing(path: Path, content: dict, options: argparse.Namespace) -> None:
+    """Print it if a weights file was trained on faces that were framed otherwise than the options say."""
+    settings = content.get("settings", {})
+    names = [name for name in ("resize", "crop") if name in settings]
+    trained, here = (" ".join(f"--{name} {values[name]}" for name in names) for values in (settings, vars(options)))
+    if trained != here:
+        print(f"warning: {path} was trained with {trained}, this is {here}: its faces were framed otherwise")
 
 
 # --- devices -----------------------------------------------------------------------------------------------------
@@ -396,11 +412,16 @@ def describe(path: Path, content: dict) -> str:
 
 
 def load_super_resolution(
-    path: Path, device: torch.device, dtype: torch.dtype = torch.float32
+    path: Path, device: torch.device, dtype: torch.dtype = torch.float32, framing: argparse.Namespace | None = None
 ) -> tuple[FeatureExtractor, Decoder]:
-    """E and S of an sr.pth, ready to super-resolve: BatchNorm folded, on the device, in the dtype. Prints which file it is."""
+    """E and S of an sr.pth, ready to super-resolve: BatchNorm folded, on the device, in the dtype. Prints which file it is.
+
+    framing: options whose --resize and --crop the file's own are compared with, as remark_framing does.
+    """
     loaded = load_networks(path, "sr", {"extractor": FeatureExtractor, "decoder": Decoder}, NO_WEIGHTS)
     print(describe(path, loaded["content"]), flush=True)
+    if framing:
+        remark_framing(path, loaded["content"], framing)
     extractor, decoder = (
         fold_batchnorm(loaded[name]).to(device, dtype, memory_format=torch.channels_last) for name in ("extractor", "decoder")
     )
@@ -863,7 +884,7 @@ class Run:
 
 def saturated(images: Tensor) -> Tensor:
     """The share of each image's values outside [-1, 1], which clamping would lose: [N, 3, H, W] -> [N]."""
-    return (images.detach().abs() > 1).float().flatten(1).mean(dim=1)
+    return (~(images.detach().abs() <= 1)).float().flatten(1).mean(dim=1)  # NaN is lost, too
 
 
 def psnr(images: Tensor, targets: Tensor) -> Tensor:
@@ -872,9 +893,9 @@ def psnr(images: Tensor, targets: Tensor) -> Tensor:
     return 10 * torch.log10(255**2 / error.clamp(min=1e-3))
 
 
-def enlarge(images: Tensor, mode: str = "nearest") -> Tensor:
-    """LR faces at 64 px, to stand beside HR ones: [N, 3, 16, 16] -> [N, 3, 64, 64]."""
-    return nn.functional.interpolate(images.float(), size=(64, 64), mode=mode)
+def enlarge(images: Tensor) -> Tensor:
+    """LR faces at 64 px, each pixel a square, to stand beside HR ones: [N, 3, 16, 16] -> [N, 3, 64, 64]."""
+    return nn.functional.interpolate(images.float(), size=(64, 64), mode="nearest")
 
 
 def save_sheet(path: Path, rows: dict[str, Tensor], columns: int = SHEET_COLUMNS) -> None:

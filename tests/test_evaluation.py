@@ -105,6 +105,37 @@ def test_the_self_ensemble_has_a_row_of_its_own(report, demo_data, h2l, lively, 
     assert set(rows[name]) == set(evaluate.DEFINITIONS) - {"feature_gap"}
 
 
+def test_the_rows_so_far_are_kept_when_a_later_one_fails(demo_data, h2l, lively, mobilenet, monkeypatch, tmp_path):
+    path, measured = tmp_path / "metrics.json", evaluate.measure_faces
+
+    def failing(raw, extract, *rest):
+        if extract is not None:
+            raise KeyboardInterrupt
+        return measured(raw, extract, *rest)
+
+    monkeypatch.setattr(evaluate, "measure_faces", failing)
+    with pytest.raises(KeyboardInterrupt):
+        main(*small(mobilenet), "--data", demo_data, "--h2l", h2l, "--weights", lively, "--out", path)
+    content = json.loads(path.read_text())
+    assert list(content["rows"]) == ["floor", "bicubic"] and set(content["degradation"]) == {"floor", "x_c", "x_d"}
+
+
+def test_a_list_of_one_face_is_an_error_before_anything_is_measured(demo_data, h2l, lively, mobilenet, tmp_path):
+    for name in ("HR_train", "HR_test", "LR_train", "LR_test"):
+        files = [str(file) for file in read_list(demo_data / f"{name}.csv")]
+        (tmp_path / f"{name}.csv").write_text("\n".join(files[:1] if name == "LR_train" else files))
+    with pytest.raises(utils.UserError, match="each of the four lists needs at least 2 faces"):
+        main(*small(mobilenet), "--data", tmp_path, "--h2l", h2l, "--weights", lively, "--out", tmp_path / "m.json")
+
+
+def test_another_framing_than_the_networks_is_remarked_on(demo_data, h2l, sr, mobilenet, tmp_path, capsys):
+    options = [*small(mobilenet), "--data", demo_data, "--h2l", h2l, "--weights", sr, "--out", tmp_path / "m.json"]
+    main(*options, "--resize", 64, "--cache", tmp_path / "cache")
+    said = capsys.readouterr().out
+    for file in (h2l, sr):
+        assert f"warning: {file} was trained with --resize 100 --crop 64, this is --resize 64 --crop 64" in said
+
+
 def test_missing_packages_are_named_with_the_line_that_installs_them(demo_data, h2l, sr, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "torchmetrics.image.fid", None)
     with pytest.raises(utils.UserError, match="torchmetrics.*: pip install torchmetrics torch-fidelity"):
@@ -130,7 +161,19 @@ def test_a_file_that_is_not_mobilenets(demo_data, h2l, sr, tmp_path):
         main("--data", demo_data, "--h2l", h2l, "--weights", sr, "--vgg-weights", "random", "--features", tmp_path / "a.pth")
 
 
-@pytest.mark.parametrize("option", [["--limit", -1], ["--limit", 1], ["--batch-size", 0], ["--alpha", 2], ["--seed", -1]])
+@pytest.mark.parametrize(
+    "option",
+    [
+        ["--limit", -1],
+        ["--limit", 1],
+        ["--batch-size", 0],
+        ["--alpha", 2],
+        ["--seed", -1],
+        ["--resize", 32],
+        ["--out", "a.png"],
+        ["--out", "."],
+    ],
+)
 def test_options_out_of_range(option, capsys):
     with pytest.raises(SystemExit):
         main(*option)
@@ -157,6 +200,7 @@ def test_exploded_and_saturated_in_closed_form():
     images[2] = 1.1
     assert evaluate.exploded(images).tolist() == [False, True, False]
     assert torch.allclose(utils.saturated(images), torch.tensor([0.2, 0.3, 1.0]))
+    assert evaluate.exploded(images * torch.nan).all() and (utils.saturated(images * torch.nan) == 1).all()
 
 
 def test_an_images_draws_depend_on_its_place_in_the_list_alone():
