@@ -12,6 +12,7 @@ from conftest import run_script
 from PIL import Image
 from torch import nn
 
+import degradations
 import evaluate
 import export
 import test as inference
@@ -284,6 +285,77 @@ def test_the_degradation_that_stands_apart_shows_in_its_own_columns():
     for kind in ("blur", "jpeg", "bilinear"):
         assert np.allclose(table[f"consistency_{kind}"], (6 * same + apart) / 7)
     assert np.allclose(table["consistency"], (21 * same + 7 * apart) / 28)
+
+
+# --- degraded at random -------------------------------------------------------------------------------------------
+
+
+def smooth_faces(count, seed=0):
+    """Smooth grey patches [N, 3, 64, 64] in [-1, 1]: JPEG of quality 100 keeps them, but would halve colours' resolution."""
+    coarse = torch.rand(count, 1, 4, 4, generator=torch.Generator().manual_seed(seed)) * 1.4 - 0.7
+    return nn.functional.interpolate(coarse, size=(64, 64), mode="bicubic").clamp(-1, 1).expand(-1, 3, -1, -1)
+
+
+def test_degrading_at_strength_0_is_pillows_reduction():
+    y = smooth_faces(4)
+    x_s = degradations.degrade_at_random(y, torch.Generator().manual_seed(0), strength=0)
+    pillows = [prepare_lr(image) for image in evaluate.to_images(to_bytes(y))]
+    assert (to_bytes(x_s).int() - evaluate.from_images(pillows).int()).abs().max() <= 3
+
+
+def test_degrading_at_random_depends_on_a_faces_own_numbers_alone():
+    y = smooth_faces(5)
+    uniform, normal = degradations.draw_degradations(5, torch.Generator().manual_seed(1))
+    whole = degradations.degrade(y, uniform, normal)
+    assert whole.shape == (5, 3, 16, 16) and whole.dtype == torch.float32 and whole.abs().max() <= 1
+    assert torch.equal(to_unit_range(to_bytes(whole)), whole)
+    assert torch.equal(degradations.degrade(y[3:], uniform[3:], normal[3:]), whole[3:])
+    assert torch.equal(degradations.degrade_at_random(y, torch.Generator().manual_seed(1)), whole)
+    assert not torch.equal(degradations.degrade_at_random(y, torch.Generator().manual_seed(2)), whole)
+
+
+@pytest.mark.parametrize("part", ["blur", "exposure", "contrast", "tint", "noise", "jpeg"])
+def test_each_part_of_the_random_degradation_does_what_it_is_called(part):
+    """Every other part is set to where it does nothing."""
+    idle = {"blur": 0.0, "exposure": 0.55 / 0.7, "contrast": 0.75, "tint": 0.5, "noise": 0.0, "jpeg": 0.0}
+
+    def degrade(y, **set_to):
+        values = {**idle, **set_to}
+        row = [values["blur"], values["exposure"], values["contrast"], *[values["tint"]] * 3, values["noise"], values["jpeg"]]
+        normal = torch.randn(len(y), 3, 16, 16)
+        return degradations.degrade(y, torch.tensor([row]).expand(len(y), -1), normal)
+
+    y = smooth_faces(8)
+    plain = degrade(y)
+    pillows = evaluate.from_images(prepare_lr(image) for image in evaluate.to_images(to_bytes(y)))
+    assert (to_bytes(plain).int() - pillows.int()).abs().max() <= 3
+    if part == "blur":
+        edge = torch.ones(1, 3, 64, 64) * 0.8
+        edge[..., 32:] = -0.8  # after a Gaussian, a step is the normal distribution's integral
+        places = torch.arange(16) * 4 + 1.5 - 31.5
+        expected = -0.8 * torch.erf(places / (degradations.LARGEST_BLUR * 2**0.5))
+        assert (degrade(edge, blur=1.0)[0, 0, 8] - expected).abs().max() < 0.04
+    elif part == "exposure":
+        dark = (degrade(y, exposure=0.0) + 1) / 2
+        assert (dark - degradations.DARKEST * (plain + 1) / 2).abs().max() < 3 / 255
+    elif part == "contrast":
+        flat = degrade(y, contrast=0.0)
+        assert (flat.mean(dim=(2, 3)) - plain.mean(dim=(2, 3))).abs().max() < 0.01
+        assert (flat.std(dim=(2, 3)) / plain.std(dim=(2, 3)) - degradations.FLATTEST).abs().max() < 0.02
+    elif part == "tint":
+        tinted = (degrade(y, tint=0.0) + 1) / 2
+        assert (tinted - (1 - degradations.STRONGEST_TINT) * (plain + 1) / 2).abs().max() < 3 / 255
+    elif part == "noise":
+        difference = (degrade(torch.zeros(64, 3, 64, 64), noise=0.999) - degrade(torch.zeros(64, 3, 64, 64))) * 127.5
+        # Of the luminance, of which JPEG keeps the resolution
+        luminance = (difference * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(dim=1)
+        expected = degradations.LARGEST_NOISE * (0.299**2 + 0.587**2 + 0.114**2) ** 0.5
+        assert luminance.std().item() == pytest.approx(expected, rel=0.05)
+    else:
+        strong = to_bytes(degrade(y, jpeg=1.0)).permute(0, 2, 3, 1).numpy()
+        pictures = pillows.permute(0, 2, 3, 1).numpy()
+        expected = np.stack([degradations.compress(picture, degradations.LOWEST_QUALITY) for picture in pictures])
+        assert np.abs(strong.astype(int) - expected).mean() < 2 < np.abs(strong.astype(int) - pictures).mean() - 1
 
 
 # --- weights -----------------------------------------------------------------------------------------------------
