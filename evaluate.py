@@ -25,10 +25,11 @@ from torchvision.transforms.v2 import functional as transforms
 from tqdm import tqdm
 
 import utils
-from Datasets.faces import HR_SIZE, LR_SIZE, prepare_faces, prepare_lr, to_bytes, to_unit_range
+from Datasets.faces import prepare_faces, prepare_lr
 from losses import PerceptualLoss, feature_points, sinkhorn_distance
 from losses.perceptual import IMAGENET_DEVIATION, IMAGENET_MEAN
-from models import NOISE_CHANNELS, Decoder, DegradationGenerator, FeatureExtractor
+from models import HR_SIZE, LR_SIZE, NOISE_CHANNELS, Decoder, DegradationGenerator, FeatureExtractor
+from utils import to_bytes, to_unit_range
 
 INSTALL = "pip install torchmetrics torch-fidelity"
 FEW_IMAGES = 2048  # Frechet distances of fewer images are biased upwards, more so the fewer they are

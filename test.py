@@ -20,7 +20,9 @@ from PIL import Image
 from torch import Tensor
 
 import utils
-from Datasets.faces import HR_SIZE, LR_SIZE, ImageError, load_image, prepare_lr, to_bytes, to_unit_range, walk_files
+from Datasets.faces import ImageError, load_image, prepare_lr, walk_files
+from models import HR_SIZE, LR_SIZE
+from utils import to_bytes, to_unit_range
 
 COMPARED = 64  # faces on the --compare sheet
 LARGE = 2 * LR_SIZE  # px; reducing a larger input than this throws much of it away

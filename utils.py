@@ -13,7 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -26,9 +26,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from Datasets.faces import BatchIndices, DataError, FaceBatches, PreparedFaces, prepare_faces, to_bytes, to_unit_range
 from losses.perceptual import VGG_CONVOLUTIONS
 from models import Decoder, FeatureExtractor
+
+if TYPE_CHECKING:
+    from Datasets.faces import PreparedFaces
 
 CHECKPOINT_VERSION = 1
 SAMPLE_FACES = 64  # how many faces of a test list the PSNR in the log is measured on
@@ -60,7 +62,7 @@ def run_script(main: Callable[[], None]) -> None:
         if distributed.is_initialized():
             distributed.barrier()  # leave together: gloo may wait for ever for a process that is already gone
             distributed.destroy_process_group()
-    except (UserError, DataError, FloatingPointError) as error:
+    except (UserError, FloatingPointError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
@@ -570,8 +572,10 @@ class Run:
 
     # --- what a trainer builds -----------------------------------------------------------------------------------
 
-    def faces(self, list_name: str) -> PreparedFaces:
+    def faces(self, list_name: str) -> "PreparedFaces":
         """The prepared faces of a list, such as "HR_train"; the first process prepares them, the others wait for it."""
+        from Datasets.faces import prepare_faces
+
         data = Path(self.options.data)
         arguments = (
             data / f"{list_name}.csv", list_name[:2], Path(self.options.cache or data / ".cache"),
@@ -616,7 +620,7 @@ class Run:
         devices = [self.device] if self.device.type == "cuda" else None
         return DistributedDataParallel(network, device_ids=devices, broadcast_buffers=False)
 
-    def restore(self, train: PreparedFaces) -> None:
+    def restore(self, train: "PreparedFaces") -> None:
         """Lay out the run's length and, if there is a state, load it: networks, optimizers, schedules, random states."""
         options = self.options
         if options.tensorboard and self.main:
@@ -721,11 +725,13 @@ class Run:
         loss.backward()
         optimizer.step()
 
-    def batches(self, hr: PreparedFaces, lr: PreparedFaces | None = None) -> Iterator[tuple[int, list[Tensor]]]:
+    def batches(self, hr: "PreparedFaces", lr: "PreparedFaces | None" = None) -> Iterator[tuple[int, list[Tensor]]]:
         """Yield the iteration, from 1, and its faces on the device in [-1, 1]: y, x_c and, if `lr` is given, x_r.
 
         Shows the progress bar, saves at the end, on SIGINT and on SIGTERM, and stops when the run is as long as it shall be.
         """
+        from Datasets.faces import BatchIndices, FaceBatches
+
         if self.iteration >= self.total:
             self.say(f"the run is complete after {self.iteration} iterations; --epochs or --max-steps make it longer")
             return
@@ -880,6 +886,16 @@ class Run:
 
 
 # --- pictures ----------------------------------------------------------------------------------------------------
+
+
+def to_unit_range(images: Tensor) -> Tensor:
+    """uint8 0..255 -> fp32 in [-1, 1]."""
+    return images.float() / 127.5 - 1
+
+
+def to_bytes(images: Tensor) -> Tensor:
+    """Floating point in [-1, 1], clamped -> uint8 0..255, rounded."""
+    return ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
 def saturated(images: Tensor) -> Tensor:

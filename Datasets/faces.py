@@ -21,17 +21,14 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 from tqdm import tqdm
 
-HR_SIZE = 64  # px, the side of an HR face
-LR_SIZE = 16  # px, the side of an LR face
+from models import HR_SIZE, LR_SIZE
+from utils import UserError
+
 BAD_FILES_LIMIT = 0.01  # the share of a list's files that may fail to decode
 CACHE_VERSION = 1
 
 # Pillow only warns about pictures of over 89 million pixels; decoding one would take up to a gigabyte
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
-
-
-class DataError(Exception):
-    """A problem with the user's lists or files; the message names the file, the row and the remedy."""
 
 
 class ImageError(Exception):
@@ -96,16 +93,6 @@ def prepare_lr(image: Image.Image) -> Image.Image:
     return centre_square(image).resize((LR_SIZE, LR_SIZE), Image.Resampling.BICUBIC)
 
 
-def to_unit_range(images: Tensor) -> Tensor:
-    """uint8 0..255 -> fp32 in [-1, 1]."""
-    return images.float() / 127.5 - 1
-
-
-def to_bytes(images: Tensor) -> Tensor:
-    """Floating point in [-1, 1], clamped -> uint8 0..255, rounded."""
-    return ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-
-
 def walk_files(folder: str | os.PathLike, without: str | os.PathLike | None = None) -> list[Path]:
     """All files below a folder, sorted; links to folders are followed, but no folder is entered twice.
 
@@ -113,7 +100,7 @@ def walk_files(folder: str | os.PathLike, without: str | os.PathLike | None = No
     """
 
     def fail(error: OSError) -> None:
-        raise DataError(f"the folder {error.filename} cannot be read ({error.strerror})") from error
+        raise UserError(f"the folder {error.filename} cannot be read ({error.strerror})") from error
 
     seen = {os.path.realpath(without)} if without else set()
     files = []
@@ -134,7 +121,7 @@ def read_list(path: Path) -> pd.Series:
 
     UTF-8 with or without a byte order mark; a name may hold commas, and quotes if it is quoted as in CSV; blank lines do
     not count. Relative paths start at the list's own folder. The first line is a header if it has no file extension
-    and no such file exists. Raises DataError for a list that is missing, empty or not text.
+    and no such file exists. Raises UserError for a list that is missing, empty or not text.
     """
     path = Path(path)
     remedy = "make the lists with Datasets/make_csv.py, or name their folder with --data"
@@ -145,11 +132,11 @@ def read_list(path: Path) -> pd.Series:
             na_filter=False, skip_blank_lines=False,
         )["path"].str.strip()  # fmt: skip
     except FileNotFoundError as error:
-        raise DataError(f"{path} is missing: {remedy}") from error
+        raise UserError(f"{path} is missing: {remedy}") from error
     except pd.errors.EmptyDataError as error:
-        raise DataError(f"{path} is empty: {remedy}") from error
+        raise UserError(f"{path} is empty: {remedy}") from error
     except (UnicodeDecodeError, pd.errors.ParserError, ValueError, OSError) as error:
-        raise DataError(f"{path} is not a readable UTF-8 list ({error}): {remedy}") from error
+        raise UserError(f"{path} is not a readable UTF-8 list ({error}): {remedy}") from error
     rows.index += 1
     rows = rows[rows != ""]
     folder = os.path.abspath(path.parent)
@@ -157,7 +144,7 @@ def read_list(path: Path) -> pd.Series:
         if "\0" in rows.iloc[0] or not os.path.exists(os.path.join(folder, rows.iloc[0])):
             rows = rows.iloc[1:]
     if rows.empty:
-        raise DataError(f"{path} is empty: {remedy}")
+        raise UserError(f"{path} is empty: {remedy}")
     return rows.map(lambda row: os.path.join(folder, row))
 
 
@@ -198,7 +185,7 @@ def prepare_faces(path: Path, kind: str, cache: Path, resize: int = 100, crop: i
     """Check a list and decode its files into `cache`, or take the arrays that are there if nothing changed.
 
     path: the list. kind: "HR" or "LR". The cache's key holds the rows, the files' sizes and times and the framing.
-    Raises DataError, naming file, row and remedy, for a list that cannot be used: a file that is missing, unreadable, not
+    Raises UserError, naming file, row and remedy, for a list that cannot be used: a file that is missing, unreadable, not
     an image, or (HR) under 64 px, and more than 1 % of files that fail to decode. Fewer are reported and left out.
     """
     rows = read_list(path)
@@ -240,7 +227,7 @@ def prepare_faces(path: Path, kind: str, cache: Path, resize: int = 100, crop: i
             target.parent.mkdir(parents=True, exist_ok=True)
             faces = np.lib.format.open_memmap(temporary, "w+", np.uint8, (len(files), size))
         except OSError as error:
-            raise DataError(f"cannot write prepared faces to {cache} ({error}): name a folder with --cache") from error
+            raise UserError(f"cannot write prepared faces to {cache} ({error}): name a folder with --cache") from error
         try:
             bad = {}
             bar = tqdm(pool.map(decode, files), f"preparing {Path(path).name}", len(files), unit="image", leave=False)
@@ -300,12 +287,12 @@ def _stat(file: str) -> tuple[int, int] | str:
 
 
 def _raise_rows(path: Path, reasons: pd.Series, files: pd.Series) -> None:
-    """Raise a DataError that names the first bad rows of a list and how many there are."""
+    """Raise a UserError that names the first bad rows of a list and how many there are."""
     lines = [f"{path}, row {row}: {files[row]} {why}" for row, why in reasons.iloc[:10].items()]
     if len(reasons) > 10:
         lines.append(f"... and {len(reasons) - 10} more")
     total = f"{len(reasons)} of the {len(files)} files cannot be used"
-    raise DataError("\n".join([*lines, f"{total}: mend the files, or remove their rows from the list"]))
+    raise UserError("\n".join([*lines, f"{total}: mend the files, or remove their rows from the list"]))
 
 
 # --- batches -----------------------------------------------------------------------------------------------------

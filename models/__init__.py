@@ -2,6 +2,8 @@
 
 from .critics import HRCritic, LRCritic
 from .degradation_generator import NOISE_CHANNELS, DegradationGenerator
-from .super_resolution import Decoder, FeatureExtractor
+from .super_resolution import HR_SIZE, LR_SIZE, Decoder, FeatureExtractor
 
-__all__ = ["NOISE_CHANNELS", "Decoder", "DegradationGenerator", "FeatureExtractor", "HRCritic", "LRCritic"]
+__all__ = [
+    "HR_SIZE", "LR_SIZE", "NOISE_CHANNELS", "Decoder", "DegradationGenerator", "FeatureExtractor", "HRCritic", "LRCritic",
+]  # fmt: skip

@@ -3,6 +3,9 @@
 import torch
 from torch import Tensor, nn
 
+HR_SIZE = 64  # px, the side of an HR face
+LR_SIZE = 16  # px, the side of an LR face
+
 
 def convolution(channels_in: int, channels_out: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
     """Convolution with bias, BatchNorm, PReLU: [N, in, H, W] -> [N, out, H/stride, W/stride]."""

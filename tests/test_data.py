@@ -10,17 +10,15 @@ from PIL import Image
 from Datasets import make_csv, make_demo
 from Datasets.faces import (
     BatchIndices,
-    DataError,
     FaceBatches,
     load_image,
     prepare_faces,
     prepare_hr,
     prepare_lr,
     read_list,
-    to_bytes,
-    to_unit_range,
     walk_files,
 )
+from utils import UserError, to_bytes, to_unit_range
 
 
 def picture(width=80, height=80, seed=0):
@@ -292,7 +290,7 @@ def png(size, seed=0):
 )
 def test_a_bad_file_is_an_error_that_names_file_row_and_remedy(name, content, reason, tmp_path):
     path = bad_list(tmp_path, **{name: content})
-    with pytest.raises(DataError) as error:
+    with pytest.raises(UserError) as error:
         prepare_faces(path, "HR", tmp_path / "cache")
     message = str(error.value)
     assert reason in message and f"{path}, row 42: {tmp_path / name}" in message and "remove" in message
@@ -317,7 +315,7 @@ def test_few_damaged_files_are_reported_and_left_out(tmp_path, capsys):
 def test_bad_lists(content, reason, tmp_path):
     if content is not None:
         (tmp_path / "HR_train.csv").write_bytes(content)
-    with pytest.raises(DataError, match=reason) as error:
+    with pytest.raises(UserError, match=reason) as error:
         read_list(tmp_path / "HR_train.csv")
     assert "HR_train.csv" in str(error.value) and "--data" in str(error.value)
 
@@ -325,5 +323,5 @@ def test_bad_lists(content, reason, tmp_path):
 def test_a_cache_that_cannot_be_written_names_the_option(tmp_path):
     path = bad_list(tmp_path)
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(DataError, match="--cache"):
+    with pytest.raises(UserError, match="--cache"):
         prepare_faces(path, "HR", tmp_path / "file")

@@ -135,7 +135,7 @@ def test_weights_without_their_state_are_not_overwritten(demo_data, tmp_path):
 
 def test_restart_with_bad_data_moves_nothing(demo_data, tmp_path):
     train_h2l.main(h2l_options(demo_data, tmp_path))
-    with pytest.raises(utils.DataError, match="is missing"):
+    with pytest.raises(utils.UserError, match="is missing"):
         train_h2l.main(h2l_options(tmp_path / "nowhere", tmp_path, "--restart"))
     assert (tmp_path / "h2l.pth").exists() and not list(tmp_path.glob("before_restart*"))
 

@@ -11,8 +11,9 @@ from PIL import Image
 
 import test as script
 import utils
-from Datasets.faces import load_image, prepare_lr, to_bytes, to_unit_range, walk_files
+from Datasets.faces import load_image, prepare_lr, walk_files
 from models import Decoder, FeatureExtractor
+from utils import to_bytes, to_unit_range
 
 
 def picture(width=16, height=16, seed=0):

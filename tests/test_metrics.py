@@ -17,7 +17,9 @@ import evaluate
 import export
 import test as inference
 import utils
-from Datasets.faces import LR_SIZE, load_image, prepare_hr, prepare_lr, read_list, to_bytes, to_unit_range
+from Datasets.faces import load_image, prepare_hr, prepare_lr, read_list
+from models import LR_SIZE
+from utils import to_bytes, to_unit_range
 
 SMALL = ["--features", "MOBILENET", "--vgg-weights", "random", "--limit", 5]
 

@@ -18,7 +18,8 @@ import torch
 from common import ROOT, command, save_untrained
 from PIL import Image
 
-from Datasets.faces import DataError, prepare_faces, walk_files
+from Datasets.faces import prepare_faces, walk_files
+from utils import UserError
 
 MEMORY_LIMIT = 3_000_000  # kB of memory that test.py may use at most
 
@@ -114,7 +115,7 @@ def main() -> None:
             try:
                 faces = prepare_faces(Path(folder, "LR_train.csv"), "LR", Path(folder, "cache"))
                 break
-            except DataError as error:
+            except UserError as error:
                 named = {line.split(": ", 1)[1].split(" ")[0] for line in str(error).splitlines() if ", row " in line}
                 assert named, error
                 if rounds == 1:  # as a user would: take out what test.py skipped, rather than ten at a time
