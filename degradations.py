@@ -12,44 +12,49 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-HR_SIZE, LR_SIZE = 64, 16
-UNIFORMS = 8  # random numbers a face, beside the noise: blur, exposure, contrast, three of the tint, noise, JPEG
-LARGEST_BLUR = 3.2  # px of the HR face, standard deviation
-LARGEST_NOISE = 12.0  # of 255, standard deviation, on the LR face
-LOWEST_QUALITY = 30  # of JPEG, on the LR face
-DARKEST, BRIGHTEST = 0.45, 1.15  # factor on all values, 0 being black
-FLATTEST, STEEPEST = 0.7, 1.1  # factor on the distance from the face's mean colour
-STRONGEST_TINT = 0.1  # each channel has its own factor in 1 -+ this
+from models import HR_SIZE, LR_SIZE
+
+# At strength 1:
+LEAST_BLUR, MOST_BLUR = 0.3, 3.6  # px of the HR face, standard deviation
+ANISOTROPY = 0.25  # the logarithm of the ratio of the blur's two standard deviations is at most twice this
+GAIN = 0.35  # the logarithm of the factor on all values, 0 being black, is at most this
+TINT = 0.14  # and, of the factor on each channel alone, at most this
+OFFSET = 19.0  # of 255, at most this is added to all values
+NOISE = 22.0  # of 255, the largest standard deviation; that of most faces is much smaller
+COMPRESSED = 0.6  # the share of faces that go through JPEG
+LOWEST_QUALITY, HIGHEST_QUALITY = 20, 95
+UNIFORMS = 11  # random numbers a face, beside the noise: those that `degrade` names
 
 
 def draw_degradations(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """The random numbers of `degrade` for so many faces: uniform [N, 8] in [0, 1) and normal [N, 3, 16, 16]; on the CPU."""
+    """The random numbers of `degrade` for `count` faces: uniform [N, 11] in [0, 1) and normal [N, 3, 16, 16]; on the CPU."""
     return torch.rand(count, UNIFORMS, generator=generator), torch.randn(count, 3, LR_SIZE, LR_SIZE, generator=generator)
 
 
 @torch.no_grad()
 def degrade(y: Tensor, uniform: Tensor, normal: Tensor, strength: float = 1.0) -> Tensor:
-    """Random blur, bicubic reduction, exposure, contrast, tint, noise and JPEG, in this order.
+    """Random blur, bicubic reduction, exposure, noise and JPEG, in this order; a face's blur and exposure are strong together.
 
     y: HR faces [N, 3, 64, 64] in [-1, 1], on any device. uniform, normal: as `draw_degradations` gives them. strength: how far
-    every part may go; 0: bicubic reduction and JPEG of quality 100, 1: the constants above, more: further. A face depends on
-    its own random numbers alone, not on its batch.
+    each part may go; 0: a blur of 0.3 px and JPEG of quality 95 at most, 1: the constants above, more: further. A face depends
+    on its own random numbers alone, not on its batch.
     Returns x_s [N, 3, 16, 16] in [-1, 1], fp32, on y's device; its values are those of 8-bit pictures, and no gradient passes.
     """
     uniform, normal = uniform.to(y.device), normal.to(y.device)
-    blur, exposure, contrast, *tint, noise, quality = uniform.T
-    matrix = reduction(strength * LARGEST_BLUR * blur)[:, None]
-    faces = (matrix @ y.float() @ matrix.mT + 1) / 2  # [N, 3, 16, 16], black is 0
-    gain = 1 + strength * (between(DARKEST, BRIGHTEST, exposure) - 1)
-    colour = 1 + strength * STRONGEST_TINT * (2 * torch.stack(tint, dim=1) - 1)
-    faces = faces * gain.clamp(min=0).view(-1, 1, 1, 1) * colour.clamp(min=0)[..., None, None]
-    mean = faces.mean(dim=(2, 3), keepdim=True)
-    slope = 1 + strength * (between(FLATTEST, STEEPEST, contrast) - 1)
-    faces = mean + (faces - mean) * slope.clamp(min=0).view(-1, 1, 1, 1)
-    faces = faces + strength * LARGEST_NOISE / 255 * noise.view(-1, 1, 1, 1) * normal
-    qualities = (100 - strength * (100 - LOWEST_QUALITY) * quality).clamp(1, 100)
-    pictures = (faces.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    pictures = np.stack([compress(picture, round(number)) for picture, number in zip(pictures, qualities.tolist())])
+    severity, blur, ratio, gain, offset, *tint, noise, compressed, quality = uniform.T
+    severity = strength * severity**0.7
+    sigma = LEAST_BLUR + severity * (0.2 + 0.8 * blur) * (MOST_BLUR - LEAST_BLUR)
+    ratio = torch.exp(ANISOTROPY * signed(ratio))
+    faces = reduction(sigma * ratio)[:, None] @ y.float() @ reduction(sigma / ratio)[:, None].mT
+    faces = (faces + 1) * 127.5
+    factor = torch.exp(severity[:, None] * (GAIN * signed(gain)[:, None] + TINT * signed(torch.stack(tint, dim=1))))
+    shift = OFFSET * severity * signed(offset)
+    grain = strength * NOISE * noise.square()
+    faces = faces * factor[..., None, None] + shift.view(-1, 1, 1, 1) + grain.view(-1, 1, 1, 1) * normal
+    pictures = faces.clamp(0, 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    qualities = HIGHEST_QUALITY - strength * (HIGHEST_QUALITY - LOWEST_QUALITY) * quality
+    for index in (compressed < COMPRESSED).nonzero().flatten().tolist():
+        pictures[index] = compress(pictures[index], max(1, round(qualities[index].item())))
     return torch.from_numpy(pictures).to(y.device).permute(0, 3, 1, 2).float().contiguous() / 127.5 - 1
 
 
@@ -58,20 +63,25 @@ def degrade_at_random(y: Tensor, generator: torch.Generator, strength: float = 1
     return degrade(y, *draw_degradations(len(y), generator), strength)
 
 
-def between(low: float, high: float, uniform: Tensor) -> Tensor:
-    """From [0, 1] to [low, high]."""
-    return low + (high - low) * uniform
+def signed(uniform: Tensor) -> Tensor:
+    """From [0, 1) to [-1, 1)."""
+    return 2 * uniform - 1
 
 
 def reduction(sigma: Tensor) -> Tensor:
     """The matrix that blurs a row of 64 px by a Gaussian and reduces it to 16 px by Pillow's bicubic filter.
 
-    sigma: standard deviations in px of the HR face, [N] -> [N, 16, 64], each row's sum 1. At 0 the filter is bicubic alone.
+    sigma: standard deviations in px of the HR face, [N] -> [N, 16, 64], each row's sum 1. Beyond its edge the face goes on
+    with its last pixel.
     """
     places = torch.arange(HR_SIZE, device=sigma.device, dtype=torch.float32)
-    squares = (places[:, None] - places).square()
-    blur = torch.exp(squares / (-2 * sigma.view(-1, 1, 1).clamp(min=1e-3).square()))
-    blur = blur / blur.sum(dim=2, keepdim=True)  # beyond the edge there is nothing: the weights are those within the face
+    margin = HR_SIZE // 2  # px beyond each edge that a blur may still reach
+    sources = torch.arange(-margin, HR_SIZE + margin, device=sigma.device, dtype=torch.float32)
+    squares = (places[:, None] - sources).square()
+    weights = torch.exp(squares / (-2 * sigma.view(-1, 1, 1).clamp(min=1e-3).square()))
+    before, blur, after = (weights / weights.sum(dim=2, keepdim=True)).split((margin, HR_SIZE, margin), dim=2)
+    blur[..., 0] += before.sum(dim=2)
+    blur[..., -1] += after.sum(dim=2)
     identity = torch.eye(HR_SIZE, device=sigma.device)[None, None]
     return functional.interpolate(identity, size=(LR_SIZE, HR_SIZE), mode="bicubic", antialias=True)[0, 0] @ blur
 
