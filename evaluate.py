@@ -25,7 +25,8 @@ from torchvision.transforms.v2 import functional as transforms
 from tqdm import tqdm
 
 import utils
-from Datasets.faces import prepare_faces, prepare_lr
+from Datasets.faces import prepare_faces
+from Datasets.images import prepare_lr
 from losses import PerceptualLoss, feature_points, sinkhorn_distance
 from losses.perceptual import IMAGENET_DEVIATION, IMAGENET_MEAN
 from models import HR_SIZE, LR_SIZE, NOISE_CHANNELS, Decoder, DegradationGenerator, FeatureExtractor

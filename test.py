@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 import utils
-from Datasets.faces import ImageError, load_image, prepare_lr, walk_files
+from Datasets.images import ImageError, load_image, prepare_lr, walk_files
 from models import HR_SIZE, LR_SIZE
 from utils import to_bytes, to_unit_range
 

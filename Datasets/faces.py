@@ -1,4 +1,4 @@
-"""Face lists and prepared faces: from the four CSV lists to batches of HR, clean LR and real LR faces.
+"""Prepared faces: from the four lists to batches of HR, clean LR and real LR faces.
 
 Every listed file is decoded once, before training starts, into an array of 8-bit crops on disk (in `--cache`), so that a
 bad file shows at once, by name and row, and training reads nothing but memory-mapped arrays.
@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import stat
-import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,136 +15,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 from tqdm import tqdm
 
+from Datasets.images import DamagedImageError, ImageError, load_image, prepare_hr, prepare_lr
+from Datasets.lists import read_list
 from models import HR_SIZE, LR_SIZE
 from utils import UserError
 
 BAD_FILES_LIMIT = 0.01  # the share of a list's files that may fail to decode
 CACHE_VERSION = 1
-
-# Pillow only warns about pictures of over 89 million pixels; decoding one would take up to a gigabyte
-warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
-
-
-class ImageError(Exception):
-    """A file that cannot be decoded to an image; the message gives the reason."""
-
-
-class DamagedImageError(ImageError):
-    """A file that begins like an image but does not decode: truncated, corrupt or too large."""
-
-
-# --- one image ---------------------------------------------------------------------------------------------------
-
-
-def load_image(path: str | os.PathLike) -> Image.Image:
-    """Decode any file that Pillow reads to 8-bit RGB: the first frame, upright by EXIF, alpha composited on black.
-
-    16-bit greys are scaled to 8 bits; floating-point images are taken to be in [0, 1] if no value exceeds 1, else in
-    [0, 255]. Raises ImageError with the reason for what is not an image and DamagedImageError for what does not decode.
-    """
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
-            raise ImageError("is not a regular file")
-        with Image.open(path) as image:
-            image.load()
-            image = ImageOps.exif_transpose(image)
-            if image.mode.startswith(("I", "F")):
-                values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-                if image.mode == "F":
-                    values = values * (255 if values.max() <= 1 else 1)
-                elif image.mode.startswith("I;16") or values.max() > 255:
-                    values = values / 257
-                image = Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
-            if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
-            return image.convert("RGB")
-    except ImageError:
-        raise
-    except UnidentifiedImageError as error:
-        raise ImageError("is not an image in a format that Pillow reads") from error
-    except Exception as error:  # Pillow's decoders raise nearly every built-in type on damaged files
-        raise DamagedImageError(f"does not decode ({type(error).__name__}: {error})") from error
-
-
-def centre_square(image: Image.Image) -> Image.Image:
-    """The largest square around the image's centre."""
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    return image.crop((left, top, left + side, top + side))
-
-
-def prepare_hr(image: Image.Image, resize: int = 100, crop: int = 64) -> Image.Image:
-    """HR face: centre square, bicubic to `resize` px, the central `crop` px, bicubic to 64 px unless it is that already."""
-    image = centre_square(image).resize((resize, resize), Image.Resampling.BICUBIC)
-    margin = (resize - crop) // 2
-    image = image.crop((margin, margin, margin + crop, margin + crop))
-    return image if crop == HR_SIZE else image.resize((HR_SIZE, HR_SIZE), Image.Resampling.BICUBIC)
-
-
-def prepare_lr(image: Image.Image) -> Image.Image:
-    """LR face: centre square, bicubic to 16 px; a 16x16 image stays as it is. Of an HR crop: its clean LR face x_c."""
-    return centre_square(image).resize((LR_SIZE, LR_SIZE), Image.Resampling.BICUBIC)
-
-
-def walk_files(folder: str | os.PathLike, without: str | os.PathLike | None = None) -> list[Path]:
-    """All files below a folder, sorted; links to folders are followed, but no folder is entered twice.
-
-    without: a folder that is left out, such as the one that results go to.
-    """
-
-    def fail(error: OSError) -> None:
-        raise UserError(f"the folder {error.filename} cannot be read ({error.strerror})") from error
-
-    seen = {os.path.realpath(without)} if without else set()
-    files = []
-    for parent, folders, names in os.walk(folder, onerror=fail, followlinks=True):
-        if os.path.realpath(parent) in seen:
-            folders.clear()
-            continue
-        seen.add(os.path.realpath(parent))
-        files += [Path(parent, name) for name in names]
-    return sorted(files)
-
-
-# --- lists -------------------------------------------------------------------------------------------------------
-
-
-def read_list(path: Path) -> pd.Series:
-    """Read a list: one path a line, with or without a header; index: the line's number, value: the file's full path.
-
-    UTF-8 with or without a byte order mark; a name may hold commas, and quotes if it is quoted as in CSV; blank lines do
-    not count. Relative paths start at the list's own folder. The first line is a header if it has no file extension
-    and no such file exists. Raises UserError for a list that is missing, empty or not text.
-    """
-    path = Path(path)
-    remedy = "make the lists with Datasets/make_csv.py, or name their folder with --data"
-    try:
-        # A separator that cannot occur in a line of text: the whole line is one column
-        rows = pd.read_csv(
-            path, sep="\x1f", header=None, names=["path"], usecols=[0], dtype=str, encoding="utf-8-sig",
-            na_filter=False, skip_blank_lines=False,
-        )["path"].str.strip()  # fmt: skip
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is missing: {remedy}") from error
-    except pd.errors.EmptyDataError as error:
-        raise UserError(f"{path} is empty: {remedy}") from error
-    except (UnicodeDecodeError, pd.errors.ParserError, ValueError, OSError) as error:
-        raise UserError(f"{path} is not a readable UTF-8 list ({error}): {remedy}") from error
-    rows.index += 1
-    rows = rows[rows != ""]
-    folder = os.path.abspath(path.parent)
-    if len(rows) and not os.path.splitext(rows.iloc[0])[1]:
-        if "\0" in rows.iloc[0] or not os.path.exists(os.path.join(folder, rows.iloc[0])):
-            rows = rows.iloc[1:]
-    if rows.empty:
-        raise UserError(f"{path} is empty: {remedy}")
-    return rows.map(lambda row: os.path.join(folder, row))
 
 
 # --- prepared faces ----------------------------------------------------------------------------------------------

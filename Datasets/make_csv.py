@@ -17,7 +17,7 @@ import pandas as pd
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, from any folder
-from Datasets.faces import walk_files  # noqa: E402
+from Datasets.images import walk_files  # noqa: E402
 
 
 def find_images(folders: list[str]) -> list[str]:

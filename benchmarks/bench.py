@@ -40,7 +40,8 @@ import test as inference  # noqa: E402
 import train  # noqa: E402
 import train_h2l  # noqa: E402
 import utils  # noqa: E402
-from Datasets.faces import BatchIndices, FaceBatches, PreparedFaces, walk_files  # noqa: E402
+from Datasets.faces import BatchIndices, FaceBatches, PreparedFaces  # noqa: E402
+from Datasets.images import walk_files  # noqa: E402
 from losses import PerceptualLoss, sinkhorn  # noqa: E402
 from models import Decoder, DegradationGenerator, FeatureExtractor  # noqa: E402
 

@@ -8,16 +8,9 @@ from conftest import run_script
 from PIL import Image
 
 from Datasets import make_csv, make_demo
-from Datasets.faces import (
-    BatchIndices,
-    FaceBatches,
-    load_image,
-    prepare_faces,
-    prepare_hr,
-    prepare_lr,
-    read_list,
-    walk_files,
-)
+from Datasets.faces import BatchIndices, FaceBatches, prepare_faces
+from Datasets.images import load_image, prepare_hr, prepare_lr, walk_files
+from Datasets.lists import read_list
 from utils import UserError, to_bytes, to_unit_range
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 import test as script
 import utils
-from Datasets.faces import load_image, prepare_lr, walk_files
+from Datasets.images import load_image, prepare_lr, walk_files
 from models import Decoder, FeatureExtractor
 from utils import to_bytes, to_unit_range
 

@@ -17,7 +17,8 @@ import evaluate
 import export
 import test as inference
 import utils
-from Datasets.faces import load_image, prepare_hr, prepare_lr, read_list
+from Datasets.images import load_image, prepare_hr, prepare_lr
+from Datasets.lists import read_list
 from models import LR_SIZE
 from utils import to_bytes, to_unit_range
 

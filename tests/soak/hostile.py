@@ -18,7 +18,8 @@ import torch
 from common import ROOT, command, save_untrained
 from PIL import Image
 
-from Datasets.faces import prepare_faces, walk_files
+from Datasets.faces import prepare_faces
+from Datasets.images import walk_files
 from utils import UserError
 
 MEMORY_LIMIT = 3_000_000  # kB of memory that test.py may use at most

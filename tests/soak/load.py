@@ -15,7 +15,7 @@ import numpy as np
 from common import ROOT, command, save_untrained
 from PIL import Image
 
-from Datasets.faces import walk_files
+from Datasets.images import walk_files
 
 
 def main() -> None:
