@@ -10,6 +10,7 @@ A run continues from its own state in --out. The weights of E and S are written 
 """
 
 import argparse
+import functools
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from torch.nn import functional
 
 import utils
 from Datasets.faces import PreparedFaces
-from losses import PerceptualLoss, adversarial_loss, alignment_loss, critic_loss, gradient_penalty
+from losses import PerceptualLoss, adversarial_loss, alignment_loss, critic_loss, gradient_penalty, sinkhorn_distance
 from models import NOISE_CHANNELS, Decoder, DegradationGenerator, FeatureExtractor, HRCritic
 
 COLUMNS = [
@@ -138,7 +139,8 @@ class SuperResolution:
             if align:
                 with run.autocast():
                     clean_features, degraded_features = self.extractor(x_c), self.extractor(x_d)
-                alignment = alignment_loss(clean_features, degraded_features, features, options.alpha, options.sinkhorn_eps)
+                distance = functools.partial(sinkhorn_distance, eps=options.sinkhorn_eps)
+                alignment = alignment_loss(clean_features, degraded_features, features, options.alpha, distance)
                 run.step(self.alignment_optimizer, options.ot_weight * alignment)
                 terms |= {"alignment_loss": alignment}
         return terms

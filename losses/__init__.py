@@ -1,7 +1,8 @@
 """The losses of the method, one formula a function."""
 
+from .alignment import alignment_loss, feature_points, paired_distance
 from .perceptual import PerceptualLoss
-from .sinkhorn import alignment_loss, feature_points, sinkhorn_distance
+from .sinkhorn import sinkhorn_distance
 from .wasserstein import adversarial_loss, critic_loss, gradient_penalty
 
 __all__ = [
@@ -11,5 +12,6 @@ __all__ = [
     "critic_loss",
     "feature_points",
     "gradient_penalty",
+    "paired_distance",
     "sinkhorn_distance",
 ]

@@ -33,6 +33,7 @@ from torch import Tensor
 FIRST_STAGE = 40.0  # the largest cost in units of the first stage's eps: exp(-40) is well within fp32
 SCALINGS = 5  # of rows and columns at a time, as long as each time lowers the error of the marginals tenfold
 STAGE_ITERATIONS = 100  # at most so many in an eps-scaling stage before the last; 2 to 5 are usual
+CPU_COSTS = 64 * 16 * 16  # up to so many are solved on the CPU: launching a GPU's small kernels takes longer
 NEWTON_TRUST = 3.0  # a Newton step moves no potential by more than so many eps: the plan by a factor of e^3
 
 
@@ -190,9 +191,11 @@ class _SinkhornDistance(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, y: Tensor, eps: float, tolerance: float | None, max_iterations: int) -> Tensor:
-        solution = solve(squared_distances(x, y), eps, tolerance, max_iterations)
-        ctx.save_for_backward(x, y, solution.plan)
-        return solution.value
+        cost = squared_distances(x, y)
+        few = cost.numel() <= CPU_COSTS
+        solution = solve(cost.cpu() if few else cost, eps, tolerance, max_iterations)
+        ctx.save_for_backward(x, y, solution.plan.to(x.device))
+        return solution.value.to(x.device)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -221,20 +224,3 @@ def sinkhorn_distance(
         x = x.float()
     with torch.autocast(x.device.type, enabled=False):
         return _SinkhornDistance.apply(x, y.to(x.dtype), eps, tolerance, max_iterations)
-
-
-def feature_points(features: Tensor) -> Tensor:
-    """Features [N, C, H, W] -> the alignment's points [N, H*W, C]: the positions, each a C-vector."""
-    return features.flatten(2).mT
-
-
-def alignment_loss(clean: Tensor, degraded: Tensor, mixed: Tensor, alpha: float = 0.3, eps: float = 1e-3) -> Tensor:
-    """alpha * W(E(x_c), E(x_m)) + (1 - alpha) * W(E(x_d), E(x_m)), the mean over the batch, the target detached.
-
-    clean, degraded, mixed: features [N, C, H, W] of one network.
-    """
-    target = feature_points(mixed.detach())
-    return (
-        alpha * sinkhorn_distance(feature_points(clean), target, eps).mean()
-        + (1 - alpha) * sinkhorn_distance(feature_points(degraded), target, eps).mean()
-    )

@@ -12,7 +12,7 @@ _gradients = torch.ops.aten.convolution_backward
 
 
 class _InputGradient(torch.autograd.Function):
-    """The gradient of a convolution by its input, which is linear in the output's gradient and in the weight."""
+    """A convolution's gradient by its input: linear in the output's gradient and the weight."""
 
     @staticmethod
     def forward(ctx, gradient: Tensor, x: Tensor, weight: Tensor, geometry: tuple) -> Tensor:
@@ -44,7 +44,7 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor):
         x, weight = ctx.saved_tensors
-        if torch.is_grad_enabled():  # create_graph=True: the gradient penalty, which asks for the input's gradient alone
+        if torch.is_grad_enabled():  # create_graph=True: the gradient penalty's first derivative
             return _InputGradient.apply(gradient, x, weight, ctx.geometry), None, None, None
         return *_gradients(gradient, x, weight, [len(weight)], *ctx.geometry, ctx.needs_input_grad[:3]), None
 
@@ -52,13 +52,14 @@ class _Convolution(torch.autograd.Function):
 class Convolution(nn.Conv2d):
     """nn.Conv2d with padding kernel_size // 2, whose second derivative is fast on a GPU.
 
-    [N, n, H, W] -> [N, m, H / stride, W / stride]. The gradient penalty differentiates the input's gradient by the weight.
-    PyTorch computes that as a convolution whose kernel is the whole feature map and whose channels are the batch, which
-    cuDNN has no fast kernel for (pytorch issues 22577 and 54840). Here it is the weight gradient of an ordinary
-    convolution, as in StyleGAN's conv2d_gradfix: the same values but for rounding.
+    [N, n, H, W] -> [N, m, H / stride, W / stride]. The gradient penalty differentiates the input's
+    gradient by the weight. PyTorch computes that as a convolution whose kernel is the whole feature
+    map and whose channels are the batch, for which cuDNN has no fast kernel (pytorch issues 22577
+    and 54840). Here it is the weight gradient of an ordinary convolution, as in StyleGAN's
+    conv2d_gradfix: the same values but for rounding.
 
-    With create_graph=True there is a gradient by the input alone: torch.autograd.grad raises a RuntimeError ("not have been
-    used in the graph") if it is asked for that of the weight or the bias.
+    With create_graph=True there is a gradient by the input alone: torch.autograd.grad raises a
+    RuntimeError ("not have been used in the graph") if asked for that of the weight or the bias.
     """
 
     def __init__(self, channels_in: int, channels_out: int, kernel_size: int, stride: int = 1) -> None:

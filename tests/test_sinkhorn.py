@@ -6,7 +6,8 @@ import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from losses.sinkhorn import alignment_loss, sinkhorn_distance, solve, squared_distances
+from losses import alignment_loss, paired_distance, sinkhorn_distance
+from losses.sinkhorn import solve, squared_distances
 
 
 def clouds(batch, n, m, d, scale=1.0, dtype=torch.float64):
@@ -163,15 +164,52 @@ def test_memory_does_not_grow_with_the_iterations():
     assert saved == [(1, 16, 8), (1, 16, 8), (1, 16, 16)]
 
 
+def points(features):
+    """The 16 positions of [N, C, 4, 4], each a C-vector."""
+    return torch.stack([features[:, :, i, j] for i in range(4) for j in range(4)], dim=1)
+
+
 def test_alignment_loss_weighs_both_distances_and_detaches_the_target():
     clean, degraded, mixed = (torch.randn(2, 8, 4, 4, requires_grad=True) for _ in range(3))
     loss = alignment_loss(clean, degraded, mixed, alpha=0.3)
-
-    def points(features):  # the 16 positions, each an 8-vector
-        return torch.stack([features[:, :, i, j] for i in range(4) for j in range(4)], dim=1)
-
     parts = [sinkhorn_distance(points(f), points(mixed)).mean() for f in (clean, degraded)]
     assert loss.item() == pytest.approx((0.3 * parts[0] + 0.7 * parts[1]).item(), rel=1e-6)
     loss.backward()
     assert mixed.grad is None
     assert clean.grad.abs().sum() > 0 and degraded.grad.abs().sum() > 0
+
+
+def test_alignment_loss_takes_alpha_of_each_face():
+    clean, degraded, mixed = (torch.randn(2, 8, 4, 4) for _ in range(3))
+    of_each = alignment_loss(clean, degraded, mixed, torch.tensor([0.2, 1.0]))
+    alone = [alignment_loss(clean[i : i + 1], degraded[i : i + 1], mixed[i : i + 1], a) for i, a in ((0, 0.2), (1, 1.0))]
+    assert of_each.item() == pytest.approx((sum(alone) / 2).item(), rel=1e-6)
+
+
+def test_one_solve_for_both_terms_has_the_plans_of_two():
+    x, y, target = (torch.randn(13, 16, 64, dtype=torch.float64) for _ in range(3))
+    costs = squared_distances(x, target), squared_distances(y, target)
+    together = solve(torch.cat(costs), tolerance=1e-12)
+    alone = torch.cat([solve(cost, tolerance=1e-12).plan for cost in costs])
+    assert torch.allclose(together.plan, alone, rtol=0, atol=1e-11)
+
+
+def test_alignment_by_paired_distances_in_closed_form():
+    """|x_i - y_i|^2 is 4 for the clean features and 16 for the degraded ones; the pairs are those of the positions."""
+    mixed = torch.randn(2, 1, 4, 4)
+    clean, degraded = (mixed + 2).requires_grad_(), mixed + 4
+    loss = alignment_loss(clean, degraded, mixed, 0.25, paired_distance)
+    assert loss.item() == pytest.approx(0.25 * 4 + 0.75 * 16)
+    loss.backward()
+    assert torch.allclose(clean.grad, torch.full_like(clean, 0.25 * 2 * 2 / 16 / 2))
+    x, y = torch.randn(3, 16, 8), torch.randn(3, 16, 8)
+    assert (paired_distance(x, y) > sinkhorn_distance(x, y)).all()
+
+
+def test_few_problems_are_solved_on_the_cpu_and_many_where_they_are(monkeypatch):
+    """No GPU is needed to see which: Tensor.cpu is called for the few alone."""
+    moved = []
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: moved.append(len(tensor)) or tensor)
+    for batch in (26, 65):
+        sinkhorn_distance(*clouds(batch, 16, 16, 4), eps=1.0)
+    assert moved == [26]
