@@ -32,7 +32,7 @@ def build_parser() -> utils.Parser:
     option("beta2", 0.999, "Adam's decay of the gradient's square", "reference")
     option("critic-lr", 2e-3, "learning rate of SGD on D_l", "ours; reference 4e-4")
     option("critic-momentum", 0.5, "momentum of SGD on D_l", "reference")
-    # With the reference's weights x_d loses the face: see "Differences" in README.md
+    # With the reference's weights x_d loses the face: see docs/DIFFERENCES.md
     option("pixel-weight", 20.0, "weight of MSE(x_d, x_c)", "ours; reference 0.8")
     option("adversarial-weight", 0.2, "weight of -D_l(x_d)", "ours; reference 1")
     return parser
