@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Draws faces, trains both stages on them for minutes, and super-resolves LR/. All files are in demo/, which is made afresh.
+#
+# Usage: bash recipes/demo.sh          (PYTHON=.venv/bin/python bash recipes/demo.sh: another Python)
+# Takes about 4 minutes on 2 CPU cores. Expect, at the end of the logs (PSNR on the first 64 test faces, in dB):
+#   demo/train_h2l.csv   x_d against x_c                           18.2
+#   demo/train.csv       SR of clean, degraded and mixed faces     16.9, 17.9, 18.7
+set -euo pipefail
+cd "$(dirname "$0")/.."
+PYTHON=${PYTHON:-python}
+
+rm -rf demo
+"$PYTHON" Datasets/make_demo.py --out demo/data
+
+# Minutes on 2 cores instead of hours on a GPU: narrow networks and higher learning rates.
+COMMON=(--data demo/data --out demo --width 16 --log-every 20)
+
+# Stage 1: with a weaker critic.
+"$PYTHON" train_h2l.py "${COMMON[@]}" --adversarial-weight 0.05 --generator-lr 1e-3 --epochs 1 --steps-per-epoch 400 \
+    --sample-every 200
+
+# Stage 2: without the critic and the alignment, which need far more updates to be of use.
+"$PYTHON" train.py "${COMMON[@]}" --adversarial-weight 0 --ot-weight 0 --vgg-weights random --batch-size 8 --l1-weight 4 \
+    --generator-lr 2e-3 --beta1 0.9 --beta2 0.99 --epochs 4 --steps-per-epoch 200 --lr-decay 0.4 --lr-decay-epochs 1 \
+    --sample-every 400
+
+"$PYTHON" test.py --weights demo/sr.pth --output demo/Results --compare
+
+echo
+echo "The demo is done: drawn faces, a quarter of the paper's width, and a short schedule without the critic in stage 2."
+echo "Open demo/Results/compare.png: each face of LR/ as it is, enlarged by bicubic interpolation, and super-resolved."
