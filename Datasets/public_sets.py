@@ -1,0 +1,188 @@
+"""Public sets of faces on the user's disk: where each is found, its terms, and its framing.
+
+Nothing is downloaded. torchvision's CelebA and WIDERFace loaders are not used: they want
+every archive of a set, where its pictures and one text file are enough here.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from Datasets.boxes import Box, read_boxes
+from utils import UserError
+
+LFW_SIZE = (250, 250)
+CELEBA_SIZE = (178, 218)
+PER_PERSON = 30  # LFW: some people have hundreds of pictures
+PER_GROUP = 3600  # UTKFace: of each of its five groups, so that the largest does not outweigh the others
+FFHQ_TEST = 60000  # FFHQ's own split: its last 10,000 pictures are for validation
+
+
+@dataclass
+class Source:
+    """A picture of a set, where its faces are, and what may be in one of the lists only.
+
+    name: the faces' name in the output, unique. group: a person or a photograph; pictures of a group go to one list.
+    kind: "HR" for a picture of one centred face, "photograph" for any number of faces. square: HR's (centre x, centre y,
+    side) in px of what becomes the central `--crop` px. boxes: a photograph's faces; None: to be detected. split: "train",
+    "test" or "" (drawn at random). share: (name, most pictures of this name), where a person or a group is limited.
+    """
+
+    path: Path
+    name: str
+    group: str
+    kind: str
+    size: tuple[int, int] | None = None
+    square: Callable[[tuple[int, int]], tuple[float, float, float]] | None = None
+    boxes: list[Box] | None = None
+    split: str = ""
+    share: tuple[str, int] | None = None
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PublicSet:
+    """What to say of a set that is not where the user says, and how to read it."""
+
+    title: str
+    page: str
+    terms: str
+    files: str
+    read: Callable[[Path], Iterator[Source]]
+
+    def missing(self, folder: Path, what: str) -> UserError:
+        """The error for a folder that lacks what is needed."""
+        return UserError(
+            f"{folder} {what}. {self.title} is found at {self.page} (terms: {self.terms}); needed are {self.files}"
+        )
+
+
+def read_set(name: str, folder: Path) -> list[Source]:
+    """All pictures of a public set in a fixed order; raises UserError where its files are not there."""
+    known = SETS[name]
+    if not folder.is_dir():
+        raise known.missing(folder, "is not a folder")
+    sources = list(known.read(folder))
+    if not sources:
+        raise known.missing(folder, "has no pictures of the set")
+    return sources
+
+
+def _find(known: str, folder: Path, *patterns: str) -> Path:
+    """The first file or folder below `folder` that fits one of the patterns; archives are often unpacked a level deeper."""
+    for pattern in patterns:
+        for found in sorted(folder.rglob(pattern)):
+            return found
+    raise SETS[known].missing(folder, f"has no {patterns[0]}")
+
+
+# --- Wider Face --------------------------------------------------------------------------------------------------
+
+
+def _wider(folder: Path) -> Iterator[Source]:
+    """Photographs with their boxes: of the validation part, or else of the training part."""
+    annotation = _find("wider", folder, "wider_face_val_bbx_gt.txt", "wider_face_train_bbx_gt.txt")
+    part = "WIDER_val" if "_val_" in annotation.name else "WIDER_train"
+    images = _find("wider", folder, f"{part}/images")
+    for name, boxes in read_boxes(annotation).items():
+        yield Source(images / name, f"wider/{name}", name, "photograph", boxes=boxes)
+
+
+# --- sets of one centred face a picture --------------------------------------------------------------------------
+# LFW's own framing comes first, as the shipped weights know it; the others are cut so that the eyes lie where LFW's do. In
+# the central 200 of LFW's 250 px, reduced to 100 px, the eyes are 22.6 px apart and 44 px from the top (CenterFace, 181 faces).
+
+
+def _lfw_square(size: tuple[int, int]) -> tuple[float, float, float]:
+    """The central 128 of 250 px: of the central 200, reduced to 100, the central 64."""
+    return 125.0, 125.0, 128.0
+
+
+def _celeba_square(size: tuple[int, int]) -> tuple[float, float, float]:
+    """64 % of the width of 178 px; the eyes are at y = 111 px, 38.5 px apart (list_landmarks_align_celeba.txt)."""
+    return 89.0, 111 + 0.06 * 178, 0.64 * 178
+
+
+def _ffhq_square(size: tuple[int, int]) -> tuple[float, float, float]:
+    """FFHQ's alignment: eyes a quarter of the side apart, 0.472 of it from the top; LFW's are 0.226 apart and at 0.44."""
+    side = size[0] * 0.25 / 0.226
+    return size[0] / 2, 0.472 * size[1] + 0.06 * side, 0.64 * side
+
+
+def _utkface_square(size: tuple[int, int]) -> tuple[float, float, float]:
+    """The whole picture; it is still 1.2 times tighter than LFW by the distance of the eyes."""
+    return size[0] / 2, size[1] / 2, float(min(size))
+
+
+def _lfw(folder: Path) -> Iterator[Source]:
+    """deep-funneled pictures, PERSON/PERSON_0001.jpg; split by person, at most 30 pictures of each."""
+    for path in sorted(folder.rglob("*.jpg")):
+        person = path.parent.name
+        if path.stem.rpartition("_")[0] == person and path.stem.rpartition("_")[2].isdigit():
+            name = f"lfw/{person}/{path.name}"
+            yield Source(path, name, person, "HR", LFW_SIZE, _lfw_square, share=(person, PER_PERSON))
+
+
+def _celeba(folder: Path) -> Iterator[Source]:
+    """Aligned and cropped pictures with the set's own split; its validation part is left out."""
+    images = _find("celeba", folder, "img_align_celeba/*.jpg", "img_align_celeba/img_align_celeba/*.jpg").parent
+    partition = _find("celeba", folder, "list_eval_partition.txt", "list_eval_partition.csv")
+    separator = "," if partition.suffix == ".csv" else r"\s+"
+    try:
+        table = pd.read_csv(partition, sep=separator, names=["name", "part"], dtype=str)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise SETS["celeba"].missing(partition, f"cannot be read ({error})") from error
+    for row, (name, part) in enumerate(zip(table["name"], table["part"]), start=1):
+        if part not in ("0", "1", "2"):
+            if row == 1:  # the header
+                continue
+            raise UserError(f"{partition}, line {row}: expected a picture and 0, 1 or 2: use the set's own file")
+        if part != "1":
+            split = "train" if part == "0" else "test"
+            yield Source(images / name, f"celeba/{name}", name, "HR", CELEBA_SIZE, _celeba_square, split=split)
+
+
+def _utkface(folder: Path) -> Iterator[Source]:
+    """Aligned and cropped pictures, AGE_GENDER_RACE_DATE.jpg.chip.jpg, with their labels."""
+    for path in sorted(folder.rglob("*.jpg.chip.jpg")):
+        labels = path.name.split("_")
+        if len(labels) == 4 and all(label.isdigit() for label in labels[:3]):  # a few of the set lack a label
+            age, gender, race = labels[:3]
+            yield Source(
+                path, f"utkface/{path.name}", path.name, "HR", None, _utkface_square,
+                share=(f"race {race}", PER_GROUP), labels={"age": age, "gender": gender, "race": race},
+            )  # fmt: skip
+
+
+def _ffhq(folder: Path) -> Iterator[Source]:
+    """images1024x1024 or thumbnails128x128, five digits a picture; the set's own split."""
+    for path in sorted(folder.rglob("*.png")):
+        if len(path.stem) == 5 and path.stem.isdigit():
+            split = "test" if int(path.stem) >= FFHQ_TEST else "train"
+            yield Source(path, f"ffhq/{path.name}", path.name, "HR", None, _ffhq_square, split=split)
+
+
+SETS = {
+    "wider": PublicSet(
+        "Wider Face", "http://shuoyang1213.me/WIDERFACE/", "CC BY-NC-ND 4.0",
+        "WIDER_val/images and wider_face_split/wider_face_val_bbx_gt.txt (or those of WIDER_train)", _wider,
+    ),
+    "lfw": PublicSet(
+        "Labeled Faces in the Wild, deep-funneled,", "http://vis-www.cs.umass.edu/lfw/", "research only",
+        "the folders of people in lfw-deepfunneled, with PERSON/PERSON_0001.jpg of 250x250 px", _lfw,
+    ),
+    "celeba": PublicSet(
+        "CelebA", "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html", "non-commercial research only",
+        "img_align_celeba and list_eval_partition.txt", _celeba,
+    ),
+    "utkface": PublicSet(
+        "UTKFace", "https://susanqq.github.io/UTKFace/", "non-commercial research only",
+        "the aligned and cropped faces, AGE_GENDER_RACE_DATE.jpg.chip.jpg", _utkface,
+    ),
+    "ffhq": PublicSet(
+        "FFHQ", "https://github.com/NVlabs/ffhq-dataset", "CC BY-NC-SA 4.0",
+        "images1024x1024 or thumbnails128x128, with 00000.png and so on", _ffhq,
+    ),
+}  # fmt: skip
