@@ -29,7 +29,7 @@ from Datasets.faces import prepare_faces
 from Datasets.images import prepare_lr
 from losses import PerceptualLoss, feature_points, sinkhorn_distance
 from losses.perceptual import IMAGENET_DEVIATION, IMAGENET_MEAN
-from models import HR_SIZE, LR_SIZE, NOISE_CHANNELS, Decoder, DegradationGenerator, FeatureExtractor
+from models import HR_SIZE, LR_SIZE, Decoder, DegradationGenerator, FeatureExtractor
 from utils import to_bytes, to_unit_range
 
 INSTALL = "pip install torchmetrics torch-fidelity"
@@ -197,7 +197,8 @@ def make_inputs(y: Tensor, clean: Tensor, indices: np.ndarray, seed: int, alpha:
     [-1, 1] and z to x_d. Every input is rounded to 8 bits, as files are.
     """
     draws = [np.random.default_rng([seed, index]) for index in indices]
-    z = torch.from_numpy(np.stack([rng.standard_normal((DRAWS, NOISE_CHANNELS), np.float32) for rng in draws]))
+    size = (DRAWS, DegradationGenerator.noise_channels)
+    z = torch.from_numpy(np.stack([rng.standard_normal(size, np.float32) for rng in draws]))
     noise = torch.from_numpy(np.stack([rng.standard_normal((3, LR_SIZE, LR_SIZE), np.float32) for rng in draws]))
     x_c = to_unit_range(clean)
     x_d = [degrade(x_c, z[:, draw]).clamp(-1, 1) for draw in range(DRAWS)]

@@ -6,20 +6,24 @@
 
 x_m = alpha * x_c + (1 - alpha) * x_d with x_d from the frozen generator of stage 1; S(E(x_m)) is trained against y. From
 the second epoch on, Sinkhorn distances pull E(x_c) and E(x_d) towards E(x_m): the smooth features of the paper's title.
-A run continues from its own state in --out. The weights of E and S are written to sr.pth, for test.py.
+A run resumes from its own state in --out. The weights of E and S are written to sr.pth, for test.py.
 """
 
 import argparse
 import functools
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch.nn import functional
+from torch.optim.swa_utils import update_bn
 
 import utils
-from Datasets.faces import PreparedFaces
 from losses import PerceptualLoss, adversarial_loss, alignment_loss, critic_loss, gradient_penalty, sinkhorn_distance
-from models import NOISE_CHANNELS, Decoder, DegradationGenerator, FeatureExtractor, HRCritic
+from models import Decoder, DegradationGenerator, FeatureExtractor, HRCritic
+from training.options import parse_options, training_parser
+from training.run import Run
+from training.state import exclusive
 
 COLUMNS = [
     "critic_loss", "wasserstein", "gradient_penalty", "generator_loss", "perceptual_loss", "l1_loss", "adversarial_loss",
@@ -29,9 +33,8 @@ STATISTICS_BATCH = 52  # faces
 
 
 def build_parser() -> utils.Parser:
-    parser = utils.training_parser(__doc__, batch_size=13, epochs=4, decay=0.2, decay_epochs=2)
+    parser = training_parser(__doc__, batch_size=13, epochs=4, decay=0.2, decay_epochs=2)
     option = parser.option
-    option("h2l", "", "weights of stage 1; empty: h2l.pth in --out")
     option("alpha", 0.3, "part of the clean face in the mix, in [0, 1]", "paper")
     option("generator-lr", 1e-4, "learning rate of Adam on E and S", "reference")
     option("critic-lr", 4e-4, "learning rate of Adam on D_h", "reference")
@@ -40,32 +43,34 @@ def build_parser() -> utils.Parser:
     option("beta2", 0.5, "Adam's decay of the gradient's square, all three", "reference")
     option("perceptual-weight", 1.0, "weight of the perceptual loss", "reference")
     option("l1-weight", 0.5, "weight of L1(S(E(x_m)), y)", "reference")
-    option("adversarial-weight", 0.05, "weight of -D_h(S(E(x_m))); 0 leaves the critic out", "reference")
-    option("ot-weight", 1.0, "weight of the alignment loss; 0 leaves it out", "paper")
+    option("adversarial-weight", 0.05, "weight of -D_h(S(E(x_m))); 0: no critic, so that each iteration updates E and S",
+           "reference")  # fmt: skip
+    parser.switch("no-alignment", "leave the alignment loss out")
     option("ot-start-epoch", 2, "first epoch, from 1, with the alignment", "reference")
     option("sinkhorn-eps", 1e-3, "entropic regularisation, in squared units of the features", "reference")
-    option("warm-start-steps", 0, "first iterations that train E and S on perceptual and L1 loss alone, each one", "ours: none")
-    option("hold-batchnorm-epoch", 0, "first epoch, from 1, in which BatchNorm's statistics are held; 0: none", "ours: none")
+    parser.switch("freeze-batchnorm", "measure BatchNorm's statistics before the first iteration, and freeze them (ours)")
     option("batchnorm-batches", 40, "batches of 52 whose statistics BatchNorm uses in sr.pth; 0: its running ones", "ours")
+    parser.section("files")
+    option("h2l", "", "weights of stage 1; empty: h2l.pth in --out")
     option("vgg-weights", "imagenet", "imagenet (torchvision's VGG19, downloaded once), random, or a state dict", "paper")
     return parser
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = build_parser()
-    options, given = utils.parse_options(parser, argv)
+    options, given = parse_options(parser, argv)
     if options.alpha > 1:
         parser.error(f"--alpha {options.alpha}: must be in [0, 1]")
     if options.sinkhorn_eps <= 0:
         parser.error("--sinkhorn-eps must be positive")
-    with utils.exclusive(options.out, "sr"), utils.explain_out_of_memory(options.batch_size):
+    with exclusive(options.out, "sr"), utils.explain_out_of_memory(options.batch_size):
         train(options, given)
 
 
 class SuperResolution:
     """Stage 2: the networks and optimizers of a run, and what one iteration does with them."""
 
-    def __init__(self, run: utils.Run, degrade: DegradationGenerator, perceptual_loss: PerceptualLoss) -> None:
+    def __init__(self, run: Run, degrade: DegradationGenerator, perceptual_loss: PerceptualLoss) -> None:
         """degrade: the frozen generator of stage 1. The networks to train are made here, from the run's seed."""
         options = run.options
         self.run, self.options = run, options
@@ -89,101 +94,102 @@ class SuperResolution:
         """Share the networks among the run's processes."""
         self.extractor, self.decoder, self.critic = map(self.run.distribute, ("extractor", "decoder", "critic"))
 
+    def iterate(self, iteration: int, y: torch.Tensor, x_c: torch.Tensor) -> dict[str, torch.Tensor]:
+        """One iteration, from 1: HR faces y [N, 3, 64, 64] and their clean LR faces x_c -> its loss terms."""
+        run, options = self.run, self.options
+        criticise = options.adversarial_weight > 0
+        update_generator = not criticise or iteration % options.critic_updates == 0
+        align = not options.no_alignment and run.epoch(iteration) >= options.ot_start_epoch
+
+        x_d, x_m = self.degrade_and_mix(x_c, run.normal(self.degrade.noise_channels).to(x_c))
+        with run.autocast(), torch.set_grad_enabled(update_generator):  # a graph only where E and S learn from it
+            features = self.extractor(x_m)
+            sr = self.decoder(features).to(y.dtype)
+        terms = {}
+        if criticise:
+            terms |= self.update_critic(sr, y)
+        if update_generator:
+            terms |= self.update_generator(sr, y)
+        if update_generator and align:
+            terms |= self.update_alignment(x_c, x_d, features)
+        return terms
+
     def degrade_and_mix(self, clean: torch.Tensor, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """x_c [N, 3, 16, 16] and z [N, 16] -> x_d, clamped to [-1, 1], and x_m."""
+        """x_c [N, 3, 16, 16] and z [N, 16] -> x_d, clamped to [-1, 1], and x_m = alpha * x_c + (1 - alpha) * x_d."""
         with torch.no_grad(), self.run.autocast():
             degraded = self.degrade(clean, z).to(clean.dtype).clamp(-1, 1)
         return degraded, self.options.alpha * clean + (1 - self.options.alpha) * degraded
 
-    def iterate(self, iteration: int, y: torch.Tensor, x_c: torch.Tensor) -> dict[str, torch.Tensor]:
-        """One iteration, from 1: HR faces y [N, 3, 64, 64] and their clean LR faces x_c -> its loss terms."""
+    def update_critic(self, sr: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
+        """D_h learns to tell S(E(x_m)) from y: WGAN-GP."""
+        with self.run.autocast():
+            # GroupNorm looks at one sample at a time, so that fake and real faces can share a batch
+            fake_scores, real_scores = self.critic(torch.cat([sr.detach(), y])).chunk(2)
+            penalty = gradient_penalty(self.critic, y, sr, self.run.uniform().to(y))
+        loss = critic_loss(fake_scores, real_scores)
+        total = loss + self.options.gradient_penalty_weight * penalty
+        self.run.step(self.critic_optimizer, total)
+        return {"critic_loss": total, "wasserstein": -loss, "gradient_penalty": penalty}
+
+    def update_generator(self, sr: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
+        """E and S learn to make S(E(x_m)) look like y, to the perceptual network, to L1 and to the frozen D_h."""
+        options, terms = self.options, {}
+        with utils.frozen(self.critic) as critic:
+            with self.run.autocast():
+                terms["perceptual_loss"], terms["l1_loss"] = self.perceptual_loss(sr, y), functional.l1_loss(sr, y)
+                total = options.perceptual_weight * terms["perceptual_loss"] + options.l1_weight * terms["l1_loss"]
+                if options.adversarial_weight > 0:
+                    terms["adversarial_loss"] = adversarial_loss(critic(sr))
+                    total = total + options.adversarial_weight * terms["adversarial_loss"]
+            self.run.step(self.generator_optimizer, total)
+        return terms | {"generator_loss": total, "saturated": utils.saturated(sr).mean()}
+
+    def update_alignment(self, x_c: torch.Tensor, x_d: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
+        """E alone learns to bring E(x_c) and E(x_d) to the target E(x_m), by Sinkhorn distances."""
+        options = self.options
+        with self.run.autocast():
+            clean_features, degraded_features = self.extractor(x_c), self.extractor(x_d)
+        distance = functools.partial(sinkhorn_distance, eps=options.sinkhorn_eps)
+        loss = alignment_loss(clean_features, degraded_features, target, options.alpha, distance)
+        self.run.step(self.alignment_optimizer, loss)
+        return {"alignment_loss": loss}
+
+    def measure_batchnorm(self, extractor: torch.nn.Module, decoder: torch.nn.Module) -> None:
+        """BatchNorm's statistics of E and S anew: their mean over batches of mixed training faces, chosen by seed.
+
+        While training they are of few faces and of maps down to 1x1, and can make the outputs of eval mode explode.
+        """
         run, options = self.run, self.options
-        warm_start = iteration <= options.warm_start_steps
-        criticise = options.adversarial_weight > 0 and not warm_start
-        update_generator = not criticise or iteration % options.critic_updates == 0
-        align = run.epoch(iteration) >= options.ot_start_epoch and options.ot_weight > 0 and not warm_start
-        terms = {}
-
-        # (1) degrade, mix and super-resolve: a graph only where E and S learn from it
-        x_d, x_m = self.degrade_and_mix(x_c, run.normal(NOISE_CHANNELS).to(x_c))
-        with run.autocast(), torch.set_grad_enabled(update_generator):
-            features = self.extractor(x_m)
-            sr = self.decoder(features).to(y.dtype)
-
-        # (2) critic; GroupNorm looks at one sample at a time, so that fake and real faces can share a batch
-        if criticise:
-            with run.autocast():
-                fake_scores, real_scores = self.critic(torch.cat([sr.detach(), y])).chunk(2)
-                penalty = gradient_penalty(self.critic, y, sr, run.uniform().to(y))
-            loss = critic_loss(fake_scores, real_scores)
-            total = loss + options.gradient_penalty_weight * penalty
-            run.step(self.critic_optimizer, total)
-            terms |= {"critic_loss": total, "wasserstein": -loss, "gradient_penalty": penalty}
-
-        if update_generator:
-            # (3) feature extractor and decoder
-            with utils.frozen(self.critic) as critic:
-                with run.autocast():
-                    perceptual = self.perceptual_loss(sr, y)
-                    l1 = functional.l1_loss(sr, y)
-                    total = options.perceptual_weight * perceptual + options.l1_weight * l1
-                    if criticise:
-                        adversarial = adversarial_loss(critic(sr))
-                        total = total + options.adversarial_weight * adversarial
-                        terms |= {"adversarial_loss": adversarial}
-                run.step(self.generator_optimizer, total)
-            terms |= {"generator_loss": total, "perceptual_loss": perceptual, "l1_loss": l1}
-            terms |= {"saturated": utils.saturated(sr).mean()}
-
-            # (4) alignment: E alone, towards the features of the mix
-            if align:
-                with run.autocast():
-                    clean_features, degraded_features = self.extractor(x_c), self.extractor(x_d)
-                distance = functools.partial(sinkhorn_distance, eps=options.sinkhorn_eps)
-                alignment = alignment_loss(clean_features, degraded_features, features, options.alpha, distance)
-                run.step(self.alignment_optimizer, options.ot_weight * alignment)
-                terms |= {"alignment_loss": alignment}
-        return terms
-
-    def measure_batchnorm(self, hr_train: PreparedFaces, extractor: torch.nn.Module, decoder: torch.nn.Module) -> None:
-        """BatchNorm's statistics of E and S anew: their mean over batches of mixed training faces, chosen by seed."""
-        run, options = self.run, self.options
-        noise = torch.Generator().manual_seed(options.seed)
-        indices = torch.randperm(len(hr_train), generator=noise)[: options.batchnorm_batches * STATISTICS_BATCH]
+        faces, noise = run.faces("HR_train"), torch.Generator().manual_seed(options.seed)
+        indices = torch.randperm(len(faces), generator=noise)[: options.batchnorm_batches * STATISTICS_BATCH]
         run.say(f"measuring BatchNorm's statistics on {len(indices)} mixed faces")
-        with utils.measuring_batchnorm(extractor, decoder) as (extractor, decoder), run.autocast():
+
+        def mixed() -> Iterator[torch.Tensor]:
             for part in indices.tensor_split(max(1, len(indices) // STATISTICS_BATCH)):
-                x_c = utils.to_unit_range(hr_train[part.numpy()][1]).to(run.device)
-                z = torch.randn(len(x_c), NOISE_CHANNELS, generator=noise).to(run.device)
-                decoder(extractor(self.degrade_and_mix(x_c, z)[1]))
+                x_c = utils.to_unit_range(faces[part.numpy()][1]).to(run.device)
+                z = torch.randn(len(x_c), self.degrade.noise_channels, generator=noise).to(run.device)
+                yield self.degrade_and_mix(x_c, z)[1]
 
+        with run.autocast():
+            update_bn(mixed(), torch.nn.Sequential(extractor, decoder))
 
-def train(options: argparse.Namespace, given: set[str]) -> None:
-    """Stage 2 from the first batch to the last; `given`: the options that the user named."""
-    run = utils.Run("sr", options, given, COLUMNS)
+    def freeze_batchnorm(self) -> None:
+        """Train E and S as they are tested: with statistics of many faces, measured once, where the run begins."""
+        extractor, decoder = self.run.networks["extractor"], self.run.networks["decoder"]
+        if self.run.iteration == 0 and self.options.batchnorm_batches:
+            self.measure_batchnorm(extractor, decoder)
+        extractor.eval()
+        decoder.eval()
 
-    h2l = Path(options.h2l or run.out / "h2l.pth")
-    loaded = utils.load_networks(h2l, "h2l", {"generator": DegradationGenerator}, "run train_h2l.py first, or name --h2l")
-    if loaded["content"]["width"] != options.width:
-        raise utils.UserError(
-            f"{h2l} has width {loaded['content']['width']}, this run {options.width}: give the same --width to both stages"
-        )
-    if run.main:
-        utils.remark_framing(h2l, loaded["content"], options)
-    run.fingerprints["h2l"] = utils.digest(loaded["generator"].state_dict())
-    hr_train, hr_test, lr_test = run.faces("HR_train"), run.faces("HR_test"), run.faces("LR_test")
-    perceptual_loss = PerceptualLoss(utils.load_perceptual_weights(options.vgg_weights))
-    stage = SuperResolution(run, loaded["generator"], perceptual_loss)
-    run.restore(hr_train)
-    stage.distribute()
-
-    def sample(path: Path) -> dict[str, float]:
-        """A sheet of inputs, their SR and real LR faces, in eval mode; the PSNR of SR for each kind of input."""
-        target, clean = hr_test[: utils.SAMPLE_FACES]
-        (real,) = lr_test[: utils.SHEET_COLUMNS]
+    def sample(self, path: Path) -> dict[str, float]:
+        """Write a sheet of inputs, their SR and real LR faces, in eval mode; the PSNR of SR for each kind of input."""
+        run = self.run
+        target, clean = run.faces("HR_test")[: utils.SAMPLE_FACES]
+        (real,) = run.faces("LR_test")[: utils.SHEET_COLUMNS]
         target, clean, real = (utils.to_unit_range(faces).to(run.device) for faces in (target, clean, real))
         noise = torch.Generator().manual_seed(utils.SAMPLE_SEED)
-        degraded, mixed = stage.degrade_and_mix(clean, torch.randn(len(clean), NOISE_CHANNELS, generator=noise).to(run.device))
+        z = torch.randn(len(clean), self.degrade.noise_channels, generator=noise).to(run.device)
+        degraded, mixed = self.degrade_and_mix(clean, z)
         inputs = {"clean": clean, "degraded": degraded, "mixed": mixed, "real LR": real}
         with utils.evaluating(*run.trained("extractor", "decoder")) as (extractor, decoder), run.autocast():
             outputs = {name: decoder(extractor(faces)) for name, faces in inputs.items()}
@@ -192,22 +198,39 @@ def train(options: argparse.Namespace, given: set[str]) -> None:
         utils.save_sheet(path, {name: rows[name][: utils.SHEET_COLUMNS] for name in [*order, "real LR", "SR of real LR"]})
         return {f"psnr_{name}": utils.psnr(outputs[name], target).mean().item() for name in ("clean", "degraded", "mixed")}
 
-    if options.warm_start_steps > run.iteration:
-        run.say(f"warm start: no critic and no alignment up to iteration {options.warm_start_steps}")
-    # While training, BatchNorm's statistics are of few images and of maps down to 1x1, and in eval mode can make outputs
-    # explode: sr.pth gets statistics of many faces, and where they are held, the networks train as they are tested
-    first_held = (options.hold_batchnorm_epoch - 1) * run.steps_per_epoch + 1 if options.hold_batchnorm_epoch else run.total + 1
-    for iteration, (y, x_c) in run.batches(hr_train):
-        if iteration >= first_held and stage.extractor.training:  # where the epoch begins, or where a run continues in it
-            if iteration == first_held and options.batchnorm_batches:
-                stage.measure_batchnorm(hr_train, stage.extractor, stage.decoder)
-            stage.extractor.eval()
-            stage.decoder.eval()
-        run.finish(stage.iterate(iteration, y, x_c), sample)
 
-    if options.batchnorm_batches and run.main and run.iteration < first_held:
-        stage.measure_batchnorm(hr_train, *run.trained("extractor", "decoder"))
+def load_generator(run: Run) -> DegradationGenerator:
+    """The generator of stage 1, which belongs to what a run must keep."""
+    path = Path(run.options.h2l or run.out / "h2l.pth")
+    generator, content = utils.load_degradation(path, "run train_h2l.py first, or name --h2l")
+    if content["width"] != run.options.width:
+        raise utils.UserError(
+            f"{path} has width {content['width']}, this run {run.options.width}: give the same --width to both stages"
+        )
+    if run.main:
+        utils.remark_framing(path, content, run.options)
+    run.fingerprints["h2l"] = utils.digest(generator.state_dict())
+    return generator
+
+
+def train(options: argparse.Namespace, given: set[str]) -> None:
+    """Stage 2 from the first batch to the last; `given`: the options that the user named."""
+    run = Run("sr", options, given, COLUMNS)
+    generator = load_generator(run)
+    hr_train, _, _ = run.faces("HR_train"), run.faces("HR_test"), run.faces("LR_test")
+    stage = SuperResolution(run, generator, PerceptualLoss(utils.load_perceptual_weights(options.vgg_weights)))
+    run.begin()
+    stage.distribute()
+    if options.freeze_batchnorm:
+        stage.freeze_batchnorm()
+
+    for iteration, (y, x_c) in run.batches(hr_train):
+        run.finish(stage.iterate(iteration, y, x_c), stage.sample)
+
+    if options.batchnorm_batches and not options.freeze_batchnorm and run.main:
+        stage.measure_batchnorm(*run.trained("extractor", "decoder"))
         run.save_weights()
+    run.done()
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
     torchrun --nproc_per_node=4 train_h2l.py --batch-size 80                 # four GPUs
 
 x_d = G(x_c, z): a WGAN-GP critic D_l compares x_d with unpaired real LR faces x_r, and a pixel loss keeps x_d close to x_c.
-A run continues from its own state in --out. G's weights are written to h2l.pth, for train.py.
+A run resumes from its own state in --out. G's weights are written to h2l.pth, for train.py.
 """
 
 import argparse
@@ -16,22 +16,25 @@ from torch.nn import functional
 
 import utils
 from losses import adversarial_loss, critic_loss, gradient_penalty
-from models import NOISE_CHANNELS, DegradationGenerator, LRCritic
+from models import DegradationGenerator, LRCritic
+from training.options import parse_options, training_parser
+from training.run import Run
+from training.state import exclusive
 
 COLUMNS = [
     "critic_loss", "wasserstein", "gradient_penalty", "generator_loss", "pixel_loss", "adversarial_loss", "saturated",
     "psnr_degraded",
 ]  # fmt: skip
+CRITIC_MOMENTUM = 0.5  # of SGD, as in the reference
 
 
 def build_parser() -> utils.Parser:
-    parser = utils.training_parser(__doc__, batch_size=20, epochs=4, decay=0.5, decay_epochs=1)
+    parser = training_parser(__doc__, batch_size=20, epochs=4, decay=0.5, decay_epochs=1)
     option = parser.option
     option("generator-lr", 3e-4, "learning rate of Adam on G", "ours; reference 1e-4")
     option("beta1", 0.5, "Adam's decay of the gradient's mean", "reference")
     option("beta2", 0.999, "Adam's decay of the gradient's square", "reference")
     option("critic-lr", 2e-3, "learning rate of SGD on D_l", "ours; reference 4e-4")
-    option("critic-momentum", 0.5, "momentum of SGD on D_l", "reference")
     # With the reference's weights x_d loses the face: see docs/DIFFERENCES.md
     option("pixel-weight", 20.0, "weight of MSE(x_d, x_c)", "ours; reference 0.8")
     option("adversarial-weight", 0.2, "weight of -D_l(x_d)", "ours; reference 1")
@@ -39,15 +42,15 @@ def build_parser() -> utils.Parser:
 
 
 def main(argv: list[str] | None = None) -> None:
-    options, given = utils.parse_options(build_parser(), argv)
-    with utils.exclusive(options.out, "h2l"), utils.explain_out_of_memory(options.batch_size):
+    options, given = parse_options(build_parser(), argv)
+    with exclusive(options.out, "h2l"), utils.explain_out_of_memory(options.batch_size):
         train(options, given)
 
 
 class Degradation:
     """Stage 1: the networks and optimizers of a run, and what one iteration does with them."""
 
-    def __init__(self, run: utils.Run) -> None:
+    def __init__(self, run: Run) -> None:
         """The networks to train are made here, from the run's seed."""
         options = run.options
         self.run, self.options = run, options
@@ -55,7 +58,7 @@ class Degradation:
         self.critic = run.network("critic", LRCritic(options.width))
         betas = (options.beta1, options.beta2)
         adam = torch.optim.Adam(self.generator.parameters(), options.generator_lr, betas, fused=True)
-        sgd = torch.optim.SGD(self.critic.parameters(), options.critic_lr, options.critic_momentum, fused=True)
+        sgd = torch.optim.SGD(self.critic.parameters(), options.critic_lr, CRITIC_MOMENTUM, fused=True)
         self.generator_optimizer, self.critic_optimizer = run.optimizer("generator", adam), run.optimizer("critic", sgd)
 
     def distribute(self) -> None:
@@ -64,59 +67,64 @@ class Degradation:
 
     def iterate(self, iteration: int, x_c: torch.Tensor, x_r: torch.Tensor) -> dict[str, torch.Tensor]:
         """One iteration, from 1: clean and real LR faces x_c and x_r [N, 3, 16, 16] -> its loss terms."""
-        run, options = self.run, self.options
-        update_generator = iteration % options.critic_updates == 0
-
-        # (1) degrade: a graph only where the generator learns from it
-        with run.autocast(), torch.set_grad_enabled(update_generator):
-            x_d = self.generator(x_c, run.normal(NOISE_CHANNELS).to(x_c)).to(x_c.dtype)
-
-        # (2) critic; without normalisation in D_l, fake and real faces can share a batch
-        with run.autocast():
-            fake_scores, real_scores = self.critic(torch.cat([x_d.detach(), x_r])).chunk(2)
-            penalty = gradient_penalty(self.critic, x_r, x_d, run.uniform().to(x_r))
-        loss = critic_loss(fake_scores, real_scores)
-        total = loss + options.gradient_penalty_weight * penalty
-        run.step(self.critic_optimizer, total)
-        terms = {"critic_loss": total, "wasserstein": -loss, "gradient_penalty": penalty}
-
-        # (3) generator
+        run = self.run
+        update_generator = iteration % self.options.critic_updates == 0
+        z = run.normal(DegradationGenerator.noise_channels).to(x_c)
+        with run.autocast(), torch.set_grad_enabled(update_generator):  # a graph only where G learns from it
+            x_d = self.generator(x_c, z).to(x_c.dtype)
+        terms = self.update_critic(x_d, x_r)
         if update_generator:
-            with utils.frozen(self.critic) as critic:
-                with run.autocast():
-                    adversarial = adversarial_loss(critic(x_d))
-                pixel = functional.mse_loss(x_d, x_c)
-                total = options.pixel_weight * pixel + options.adversarial_weight * adversarial
-                run.step(self.generator_optimizer, total)
-            terms |= {"generator_loss": total, "pixel_loss": pixel, "adversarial_loss": adversarial}
-            terms |= {"saturated": utils.saturated(x_d).mean()}
+            terms |= self.update_generator(x_d, x_c)
         return terms
+
+    def update_critic(self, x_d: torch.Tensor, x_r: torch.Tensor) -> dict[str, torch.Tensor]:
+        """D_l learns to tell x_d from x_r: WGAN-GP."""
+        with self.run.autocast():
+            # Without normalisation in D_l, fake and real faces can share a batch
+            fake_scores, real_scores = self.critic(torch.cat([x_d.detach(), x_r])).chunk(2)
+            penalty = gradient_penalty(self.critic, x_r, x_d, self.run.uniform().to(x_r))
+        loss = critic_loss(fake_scores, real_scores)
+        total = loss + self.options.gradient_penalty_weight * penalty
+        self.run.step(self.critic_optimizer, total)
+        return {"critic_loss": total, "wasserstein": -loss, "gradient_penalty": penalty}
+
+    def update_generator(self, x_d: torch.Tensor, x_c: torch.Tensor) -> dict[str, torch.Tensor]:
+        """G learns to make x_d look real to the frozen D_l, and to keep it close to x_c."""
+        with utils.frozen(self.critic) as critic:
+            with self.run.autocast():
+                adversarial = adversarial_loss(critic(x_d))
+            pixel = functional.mse_loss(x_d, x_c)
+            total = self.options.pixel_weight * pixel + self.options.adversarial_weight * adversarial
+            self.run.step(self.generator_optimizer, total)
+        terms = {"generator_loss": total, "pixel_loss": pixel, "adversarial_loss": adversarial}
+        return terms | {"saturated": utils.saturated(x_d).mean()}
+
+    def sample(self, path: Path) -> dict[str, float]:
+        """Write a sheet of clean, degraded and real LR faces, in eval mode; the PSNR of degraded against clean."""
+        run = self.run
+        _, clean = run.faces("HR_test")[: utils.SAMPLE_FACES]
+        (real,) = run.faces("LR_test")[: utils.SHEET_COLUMNS]
+        clean, real = (utils.to_unit_range(faces).to(run.device) for faces in (clean, real))
+        noise = torch.Generator().manual_seed(utils.SAMPLE_SEED)
+        with utils.evaluating(*run.trained("generator")) as (network,), run.autocast():
+            draws = [torch.randn(len(clean), network.noise_channels, generator=noise).to(run.device) for _ in range(4)]
+            degraded = [network(clean, z) for z in draws]
+        rows = {f"degraded, z {number}": x_d for number, x_d in enumerate(degraded, 1)}
+        rows = {"clean (HR_test)": clean, **rows, "real LR (LR_test)": real}
+        utils.save_sheet(path, {title: faces[: utils.SHEET_COLUMNS] for title, faces in rows.items()})
+        return {"psnr_degraded": utils.psnr(torch.cat(degraded), clean.repeat(4, 1, 1, 1)).mean().item()}
 
 
 def train(options: argparse.Namespace, given: set[str]) -> None:
     """Stage 1 from the first batch to the last; `given`: the options that the user named."""
-    run = utils.Run("h2l", options, given, COLUMNS)
-    hr_train, lr_train = run.faces("HR_train"), run.faces("LR_train")
-    hr_test, lr_test = run.faces("HR_test"), run.faces("LR_test")
+    run = Run("h2l", options, given, COLUMNS)
+    hr_train, lr_train, _, _ = (run.faces(name) for name in ("HR_train", "LR_train", "HR_test", "LR_test"))
     stage = Degradation(run)
-    run.restore(hr_train)
+    run.begin()
     stage.distribute()
-
-    def sample(path: Path) -> dict[str, float]:
-        """A sheet of clean, degraded and real LR faces; the PSNR of degraded against clean."""
-        _, clean = hr_test[: utils.SAMPLE_FACES]
-        (real,) = lr_test[: utils.SHEET_COLUMNS]
-        clean, real = (utils.to_unit_range(faces).to(run.device) for faces in (clean, real))
-        noise = torch.Generator().manual_seed(utils.SAMPLE_SEED)
-        with utils.evaluating(*run.trained("generator")) as (network,), run.autocast():
-            draws = [network(clean, torch.randn(len(clean), NOISE_CHANNELS, generator=noise).to(run.device)) for _ in range(4)]
-        degraded = {f"degraded, z {number}": x_d for number, x_d in enumerate(draws, 1)}
-        rows = {"clean (HR_test)": clean, **degraded, "real LR (LR_test)": real}
-        utils.save_sheet(path, {title: faces[: utils.SHEET_COLUMNS] for title, faces in rows.items()})
-        return {"psnr_degraded": utils.psnr(torch.cat(draws), clean.repeat(4, 1, 1, 1)).mean().item()}
-
     for iteration, (_, x_c, x_r) in run.batches(hr_train, lr_train):
-        run.finish(stage.iterate(iteration, x_c, x_r), sample)
+        run.finish(stage.iterate(iteration, x_c, x_r), stage.sample)
+    run.done()
 
 
 if __name__ == "__main__":

@@ -44,6 +44,8 @@ from Datasets.faces import BatchIndices, FaceBatches, PreparedFaces  # noqa: E40
 from Datasets.images import walk_files  # noqa: E402
 from losses import PerceptualLoss, sinkhorn  # noqa: E402
 from models import Decoder, DegradationGenerator, FeatureExtractor  # noqa: E402
+from training.options import parse_options  # noqa: E402
+from training.run import Run  # noqa: E402
 
 CYCLE = range(6, 11)  # four critic-only iterations and a full one
 BATCH = {"stage1": 20, "stage2": 13}
@@ -103,7 +105,7 @@ def make_stage(part: str, options: argparse.Namespace, batch: int) -> train.Supe
     """This project's stage at full width with its default settings and fresh weights, as the trainer makes it."""
     name, module = ("h2l", train_h2l) if part == "stage1" else ("sr", train)
     arguments = ["--device", options.device, "--precision", options.precision, "--batch-size", str(batch), "--out", "."]
-    run = utils.Run(name, *utils.parse_options(module.build_parser(), arguments), module.COLUMNS)
+    run = Run(name, *parse_options(module.build_parser(), arguments), module.COLUMNS)
     run.steps_per_epoch = 1  # past the first epoch: with the alignment
     if part == "stage1":
         return train_h2l.Degradation(run)

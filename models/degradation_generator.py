@@ -4,8 +4,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-NOISE_CHANNELS = 16
-
 
 class ChannelPairNorm(nn.Module):
     """nn.LocalResponseNorm(2), x_c / (1 + 1e-4 * mean(x_(c-1)^2, x_c^2))^0.75, computed in fp32 without its 3-D pooling."""
@@ -48,9 +46,11 @@ class DegradationGenerator(nn.Module):
     stage 2 clamps it to [-1, 1] before it mixes.
     """
 
+    noise_channels = 16  # of z
+
     def __init__(self, width: int = 64) -> None:
         super().__init__()
-        self.head = nn.Sequential(nn.Conv2d(3 + NOISE_CHANNELS, width, 1), nn.PReLU())
+        self.head = nn.Sequential(nn.Conv2d(3 + self.noise_channels, width, 1), nn.PReLU())
         sizes = [width, 2 * width, 4 * width, 8 * width]
         self.down = nn.ModuleList(nn.Sequential(BottleneckBlock(n), convolution(n, 2 * n, 5, stride=2)) for n in sizes[:-1])
         self.up = nn.ModuleList(

@@ -12,9 +12,10 @@ from torch.nn import functional
 
 import train
 import train_h2l
-import utils
 from losses import PerceptualLoss, sinkhorn_distance
 from models import DegradationGenerator
+from training.options import parse_options
+from training.run import Run
 
 WIDTH, BATCH = 8, 4
 
@@ -22,7 +23,7 @@ WIDTH, BATCH = 8, 4
 def make_run(name, module, tmp_path, dtype, *options):
     """A run of the script, outside any data, whose random draws come in the dtype."""
     arguments = ["--out", str(tmp_path), "--device", "cpu", "--width", str(WIDTH), "--batch-size", str(BATCH), *options]
-    run = utils.Run(name, *utils.parse_options(module.build_parser(), arguments), module.COLUMNS)
+    run = Run(name, *parse_options(module.build_parser(), arguments), module.COLUMNS)
     run.steps_per_epoch = 5  # the alignment begins at iteration 6
     run.dtype = torch.bfloat16 if dtype == "bf16" else torch.float32
     torch.manual_seed(0)
@@ -108,7 +109,7 @@ class PlainDegradation:
         plain = {"fused": False, "foreach": False}
         betas = (options.beta1, options.beta2)
         self.generator_optimizer = torch.optim.Adam(self.generator.parameters(), options.generator_lr, betas, **plain)
-        self.critic_optimizer = torch.optim.SGD(self.critic.parameters(), options.critic_lr, options.critic_momentum, **plain)
+        self.critic_optimizer = torch.optim.SGD(self.critic.parameters(), options.critic_lr, 0.5, **plain)
 
     def iterate(self, iteration, x_c, x_r, z, mix):
         options = self.options

@@ -409,18 +409,6 @@ def test_halving_keeps_what_does_not_fit():
     assert export.half(torch.tensor(3)).dtype == torch.int64
 
 
-def test_batchnorm_takes_the_plain_mean_over_the_batches():
-    layer = nn.BatchNorm2d(1)
-    layer(torch.full((4, 1, 2, 2), 100.0))
-    network = nn.Sequential(layer).eval()
-    with utils.measuring_batchnorm(network) as (measured,):
-        for mean, deviation in ((0.0, 1.0), (3.0, 2.0)):
-            measured(mean + deviation * torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1))
-    assert layer.running_mean.item() == pytest.approx(1.5)
-    assert layer.running_var.item() == pytest.approx((2 + 8) / 2)  # unbiased: of -1 and 1 it is 2
-    assert layer.momentum == 0.1
-
-
 def test_the_end_of_training_measures_batchnorm_anew(sr):
     """sr.pth differs from the state in BatchNorm's statistics alone."""
     weights = torch.load(sr, weights_only=True)["weights"]

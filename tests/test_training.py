@@ -12,11 +12,15 @@ import pytest
 import torch
 from conftest import ROOT, TINY, run_script
 from PIL import Image
+from torch.optim.swa_utils import AveragedModel
 
 import train
 import train_h2l
 import utils
 from models import FeatureExtractor
+from training.options import ADDED, CHANGEABLE, PER_START
+from training.run import Run
+from training.state import exclusive
 
 
 def main(module, *options):
@@ -36,11 +40,13 @@ def assert_equal_states(a, b):
     a, b = (torch.load(path, weights_only=True) for path in (a, b))
 
     def compare(x, y, where):
+        if where.endswith("/images_per_second"):
+            return
         assert type(x) is type(y), where
         if isinstance(x, dict):
             assert x.keys() == y.keys(), where
             for key in x:
-                if where != "/options" or key not in utils.CHANGEABLE | utils.AFRESH:
+                if where != "/options" or key not in CHANGEABLE | PER_START:
                     compare(x[key], y[key], f"{where}/{key}")
         elif isinstance(x, (list, tuple)):
             assert len(x) == len(y), where
@@ -120,7 +126,7 @@ class Recorder:
 
     def __init__(self, monkeypatch):
         self.updates = []
-        step = utils.Run.step
+        step = Run.step
 
         def recorded(run, optimizer, loss):
             before = {name: utils.digest(dict(network.named_parameters())) for name, network in run.networks.items()}
@@ -129,7 +135,7 @@ class Recorder:
             name = next(name for name, known in run.optimizers.items() if known is optimizer)
             self.updates.append((run.iteration + 1, name, changed))
 
-        monkeypatch.setattr(utils.Run, "step", recorded)
+        monkeypatch.setattr(Run, "step", recorded)
 
     def of(self, name):
         return [(iteration, changed) for iteration, update, changed in self.updates if update == name]
@@ -158,12 +164,10 @@ def test_stage_2_updates(demo_data, h2l, tmp_path, monkeypatch):
     assert not frozen[0]["generator"].training
 
 
-def test_ot_weight_0_and_the_warm_start_leave_parts_out(demo_data, h2l, tmp_path, monkeypatch):
+def test_no_alignment_leaves_it_out(demo_data, h2l, tmp_path, monkeypatch):
     recorder = Recorder(monkeypatch)
-    options = ["--steps-per-epoch", 5, "--epochs", 2, "--ot-weight", 0, "--warm-start-steps", 3]
-    main(train, *sr_options(demo_data, tmp_path, h2l, *options))
-    assert [i for i, _ in recorder.of("generator")] == [1, 2, 3, 5, 10]
-    assert [i for i, _ in recorder.of("critic")] == [4, 5, 6, 7, 8, 9, 10]
+    main(train, *sr_options(demo_data, tmp_path, h2l, "--steps-per-epoch", 5, "--epochs", 2, "--no-alignment"))
+    assert [i for i, _ in recorder.of("generator")] == [5, 10]
     assert recorder.of("alignment") == []
 
 
@@ -175,8 +179,8 @@ def test_adversarial_weight_0_leaves_the_critic_out(demo_data, h2l, tmp_path, mo
     assert [i for i, _ in recorder.of("alignment")] == [3, 4]
 
 
-def test_batchnorm_is_held_from_an_epoch_on(demo_data, h2l, tmp_path, monkeypatch):
-    """Measured once, where the epoch begins; then E and S train in the mode and with the statistics they are tested in."""
+def test_frozen_batchnorm_is_measured_once_and_never_moves(demo_data, h2l, tmp_path, monkeypatch):
+    """Measured before the first iteration; then E and S train in the mode and with the statistics they are tested in."""
     modes = []
     iterate = train.SuperResolution.iterate
 
@@ -191,19 +195,17 @@ def test_batchnorm_is_held_from_an_epoch_on(demo_data, h2l, tmp_path, monkeypatc
         return {f"{n}.{key}": t for n in names for key, t in networks[n].items() if "running" in key or "batches" in key}
 
     monkeypatch.setattr(train.SuperResolution, "iterate", recorded)
-    hold = ["--steps-per-epoch", 2, "--hold-batchnorm-epoch", 2, "--batchnorm-batches", 2, "--critic-updates", 2, "--epochs", 3]
+    freeze = ["--steps-per-epoch", 2, "--freeze-batchnorm", "--batchnorm-batches", 2, "--critic-updates", 2, "--epochs", 2]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    main(train, *sr_options(demo_data, whole, h2l, *hold))
-    assert modes == [(i, i < 3, i < 3) for i in range(1, 7)]
-    main(train, *sr_options(demo_data, parts, h2l, *hold, "--max-steps", 2))
+    main(train, *sr_options(demo_data, whole, h2l, *freeze))
+    assert modes == [(i, False, False) for i in range(1, 5)]
+    main(train, *sr_options(demo_data, parts, h2l, *freeze, "--max-steps", 2))
     before = statistics(parts / "sr_state.pth")
-    main(train, *sr_options(demo_data, parts, h2l, *hold, "--max-steps", 4))
-    during = statistics(parts / "sr_state.pth")
-    main(train, *sr_options(demo_data, parts, h2l, *hold))
+    main(train, *sr_options(demo_data, parts, h2l, *freeze))
     assert_equal_states(whole / "sr_state.pth", parts / "sr_state.pth")
     after, written = statistics(parts / "sr_state.pth"), statistics(parts / "sr.pth")
-    assert any(not torch.equal(before[name], during[name]) for name in before)
-    assert all(torch.equal(during[name], after[name]) and torch.equal(after[name], written[name]) for name in after)
+    assert any(tensor.abs().max() > 0 for name, tensor in before.items() if "mean" in name)
+    assert all(torch.equal(before[name], after[name]) and torch.equal(after[name], written[name]) for name in after)
 
 
 def test_learning_rates_fall_by_epochs(demo_data, tmp_path):
@@ -240,18 +242,34 @@ def test_bf16_trains_both_stages(demo_data, h2l, tmp_path):
     assert all(tensor.dtype != torch.bfloat16 for network in state["networks"].values() for tensor in network.values())
 
 
-def test_states_of_older_runs_continue_as_they_began(demo_data, h2l, tmp_path):
-    """They do not have the options that came later: those are as if left out, and cannot be given."""
+def test_states_of_older_versions_resume(demo_data, h2l, tmp_path, capsys):
+    """Options that came later are as their versions did; renamed and removed ones keep their meaning or are refused."""
     options = sr_options(demo_data, tmp_path, h2l)
-    main(train, *options, "--max-steps", 1)
-    state = torch.load(tmp_path / "sr_state.pth", weights_only=True)
-    for name in utils.NEWER:
-        assert state["options"].pop(name) == utils.NEWER[name]
-    torch.save(state, tmp_path / "sr_state.pth")
-    with pytest.raises(utils.UserError, match=r"--hold-batchnorm-epoch 1 \(the run has 0\).*--restart"):
-        main(train, *options, "--max-steps", 2, "--hold-batchnorm-epoch", 1)
+    main(train, *options, "--max-steps", 1, "--ema-decay", 0.5, "--freeze-batchnorm", "--no-alignment")
+    today = torch.load(tmp_path / "sr_state.pth", weights_only=True)
+    own = {name: value for name, value in today["options"].items() if name not in ADDED}
+    path = tmp_path / "sr_state.pth"
+
+    def save(**older):
+        torch.save({**today, "options": own | older}, path)
+
+    save(average_decay=0.5, hold_batchnorm_epoch=1, ot_weight=0.0, warm_start_steps=1)
     main(train, *options, "--max-steps", 2)
-    assert torch.load(tmp_path / "sr_state.pth", weights_only=True)["iteration"] == 2
+    resumed = torch.load(path, weights_only=True)["options"]
+    assert (resumed["ema_decay"], resumed["freeze_batchnorm"], resumed["no_alignment"]) == (0.5, True, True)
+    for flag, value in (("hold_batchnorm_epoch", 2), ("ot_weight", 0.5), ("warm_start_steps", 2), ("critic_momentum", 0.9)):
+        save(**{flag: value})
+        with pytest.raises(utils.UserError, match=f"--{flag.replace('_', '-')} {value}, an option that no longer exists"):
+            main(train, *options, "--max-steps", 2)
+    save()
+    with pytest.raises(utils.UserError, match=r"--freeze-batchnorm \(the run has none\).*--restart"):
+        main(train, *options, "--max-steps", 2, "--freeze-batchnorm")
+
+
+def test_a_term_without_a_column_is_an_error(demo_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(train_h2l, "COLUMNS", [name for name in train_h2l.COLUMNS if name != "wasserstein"])
+    with pytest.raises(ValueError, match="wasserstein has no column in the log"):
+        main(train_h2l, *h2l_options(demo_data, tmp_path, "--max-steps", 1))
 
 
 def test_options_that_contradict_the_saved_ones_are_named(sr, demo_data, h2l, tmp_path):
@@ -266,7 +284,7 @@ def test_options_left_out_are_the_runs_own(demo_data, tmp_path, capsys):
     main(train_h2l, *h2l_options(demo_data, tmp_path, "--max-steps", 2, "--pixel-weight", 7))
     main(train_h2l, "--data", demo_data, "--out", tmp_path, "--max-steps", 3, "--device", "cpu", "--save-every", 9)
     printed = capsys.readouterr().out
-    assert "own --pixel-weight 7.0" in printed and "own --log-every 1" in printed and "iteration 2" in printed
+    assert "with --pixel-weight 7.0" in printed and "with --log-every 1" in printed and "iteration 2" in printed
     assert json.loads((tmp_path / "h2l_options.json").read_text())["save_every"] == 9
     state = torch.load(tmp_path / "h2l_state.pth", weights_only=True)
     assert state["iteration"] == 3 and state["options"]["pixel_weight"] == 7
@@ -275,10 +293,10 @@ def test_options_left_out_are_the_runs_own(demo_data, tmp_path, capsys):
 def test_other_data_or_another_generator_cannot_continue_a_run(sr, demo_data, h2l, tmp_path):
     result = run_script("Datasets/make_demo.py", "--out", tmp_path / "data", "--hr", 24, "--lr", 24, "--seed", 9)
     assert result.returncode == 0
-    with pytest.raises(utils.UserError, match="HR_train is not what the run"):
+    with pytest.raises(utils.UserError, match="HR_train differs from what the run"):
         main(train, *sr_options(tmp_path / "data", sr.parent, h2l, "--max-steps", 3))
     main(train_h2l, *h2l_options(demo_data, tmp_path, "--max-steps", 1, "--seed", 8))
-    with pytest.raises(utils.UserError, match="h2l is not what the run"):
+    with pytest.raises(utils.UserError, match="h2l differs from what the run"):
         main(train, *sr_options(demo_data, sr.parent, tmp_path / "h2l.pth", "--max-steps", 3))
 
 
@@ -319,8 +337,8 @@ def test_signals_finish_the_iteration_and_save(number, demo_data, tmp_path):
 def test_a_second_sigint_exits_at_once(demo_data, tmp_path):
     """The first one waits for the iteration, which here takes a minute; the second does not."""
     code = (
-        "import sys, time, train_h2l, utils;"
-        "utils.Run.finish = lambda *arguments: print('within', flush=True) or time.sleep(60);"
+        "import sys, time, train_h2l, training.run;"
+        "training.run.Run.finish = lambda *arguments: print('within', flush=True) or time.sleep(60);"
         "train_h2l.main(sys.argv[1:])"
     )
     command = [sys.executable, "-c", code, *map(str, h2l_options(demo_data, tmp_path))]
@@ -378,7 +396,7 @@ def test_one_killed_process_ends_the_other(demo_data, tmp_path):
         owner = int((tmp_path / ".h2l.lock").read_text().split()[1])
         os.kill(owner, signal.SIGKILL)
         assert run.wait(timeout=60) != 0
-    with utils.exclusive(str(tmp_path), "h2l"):  # nobody holds the folder any more
+    with exclusive(str(tmp_path), "h2l"):  # nobody holds the folder any more
         pass
 
 
@@ -439,7 +457,7 @@ def test_a_run_can_begin_with_the_weights_of_another(demo_data, h2l, sr, tmp_pat
     """E and S are the file's, the critic is new; what it continues from later is its own state."""
     options = sr_options(demo_data, tmp_path, h2l, "--initial-weights", sr, "--generator-lr", 0, "--batchnorm-batches", 0)
     main(train, *options, "--max-steps", 1)
-    assert f"beginning with the weights of {sr}" in capsys.readouterr().out
+    assert f"starting with the weights of {sr}" in capsys.readouterr().out
     given, state = torch.load(sr, weights_only=True), torch.load(tmp_path / "sr_state.pth", weights_only=True)
     for name, weights in given["weights"].items():
         for key, tensor in weights.items():
@@ -447,7 +465,7 @@ def test_a_run_can_begin_with_the_weights_of_another(demo_data, h2l, sr, tmp_pat
                 assert torch.equal(tensor, state["networks"][name][key]), (name, key)
     main(train, *options, "--max-steps", 2)
     printed = capsys.readouterr().out
-    assert "continuing from" in printed and "beginning with" not in printed
+    assert "resuming from" in printed and "starting with" not in printed
     with pytest.raises(utils.UserError, match="holds 'h2l', not 'sr': --initial-weights takes a sr.pth"):
         main(train, *sr_options(demo_data, tmp_path / "b", h2l, "--initial-weights", h2l))
 
@@ -455,15 +473,15 @@ def test_a_run_can_begin_with_the_weights_of_another(demo_data, h2l, sr, tmp_pat
 def test_moving_averages_are_what_is_written(demo_data, h2l, tmp_path, monkeypatch):
     """The average over the generator's updates in closed form, also over a stop; the trained networks go their own way."""
     seen = []
-    update = utils.AveragedModel.update_parameters
+    update = AveragedModel.update_parameters
 
     def recorded(average, network):
         if isinstance(network, FeatureExtractor):
             seen.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
         update(average, network)
 
-    monkeypatch.setattr(utils.AveragedModel, "update_parameters", recorded)
-    options = sr_options(demo_data, tmp_path, h2l, "--average-decay", 0.75, "--critic-updates", 2, "--batchnorm-batches", 0)
+    monkeypatch.setattr(AveragedModel, "update_parameters", recorded)
+    options = sr_options(demo_data, tmp_path, h2l, "--ema-decay", 0.75, "--critic-updates", 2, "--batchnorm-batches", 0)
     main(train, *options, "--max-steps", 5)
     main(train, *options, "--max-steps", 8)
     assert len(seen) == 4  # 2 before the stop, at iterations 2 and 4, and 2 after it
@@ -478,4 +496,4 @@ def test_moving_averages_are_what_is_written(demo_data, h2l, tmp_path, monkeypat
         assert torch.equal(state[name], seen[-1][name]), name
     assert any(not torch.equal(tensor, state[name]) for name, tensor in written.items())
     with pytest.raises(SystemExit):
-        main(train, *sr_options(demo_data, tmp_path / "b", h2l, "--average-decay", 1))
+        main(train, *sr_options(demo_data, tmp_path / "b", h2l, "--ema-decay", 1))

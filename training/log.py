@@ -1,0 +1,144 @@
+"""What a run shows of itself: a CSV file, a progress bar, TensorBoard and curves. None of it can end the run."""
+
+import contextlib
+import io
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+import utils
+from training.state import LOGS
+
+
+class Log:
+    """The log of one run: sums of the terms since the last row, the rows that wait to be written, and where they go."""
+
+    def __init__(self, folder: Path, name: str, columns: list[str], say: Callable[[str], None]) -> None:
+        """name: the stage. columns: its terms and measurements. say: prints a line."""
+        self.path, self.curves = folder / LOGS[name], folder / f"{name}_curves.png"
+        self.columns = ["iteration", "epoch", *columns, "learning_rate", "images_per_second"]
+        self.say = say
+        self.sums: dict[str, float] = {}
+        self.counts: dict[str, int] = {}
+        self.rows: list[dict[str, float]] = []  # not yet in the file
+        self.kept: int | None = 0  # rows up to this iteration stay when the file is next written; None: all do
+        self.failing: set[str] = set()
+        self.tensorboard: Any = None
+        self.bar: Any = None
+        self.images, self.clock = 0, time.perf_counter()
+
+    @contextlib.contextmanager
+    def optional(self, what: str) -> Iterator[None]:
+        """Let the run go on if the block fails, for whatever reason; say so when it fails for the first time in a row."""
+        try:
+            yield
+        except Exception as error:  # a full disk, a file that is open elsewhere, a terminal that is gone, matplotlib, ...
+            if what not in self.failing:
+                self.failing.add(what)
+                self.say(f"warning: {what} failed ({type(error).__name__}: {error}); training goes on without it")
+        else:
+            if what in self.failing:
+                self.failing.remove(what)
+                self.say(f"{what} works again")
+
+    def _check_columns(self, values: dict[str, float]) -> None:
+        unknown = [name for name in values if name not in self.columns]
+        if unknown:
+            raise ValueError(f"{unknown[0]} has no column in the log: add it to the trainer's COLUMNS")
+
+    def add(self, terms: dict[str, float], images: int) -> None:
+        """Count an iteration's terms and its images. Raises ValueError for a term that has no column."""
+        self._check_columns(terms)
+        self.images += images
+        for name, value in terms.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def close_row(self, iteration: int, epoch: int, learning_rate: float) -> None:
+        """Make a row of the terms' means since the last one."""
+        means = {name: self.sums[name] / self.counts[name] for name in self.sums}
+        rate = self.images / (time.perf_counter() - self.clock)
+        row = {"iteration": iteration, "epoch": epoch, **means, "learning_rate": learning_rate, "images_per_second": rate}
+        self.rows.append(row)
+        self.sums, self.counts = {}, {}
+
+    def complete_row(self, measurements: dict[str, float]) -> None:
+        """Add a sample step's measurements to the last row. Raises ValueError for one that has no column."""
+        self._check_columns(measurements)
+        self.rows[-1] |= measurements
+
+    def show_row(self) -> None:
+        """Write the rows that wait to the file, and show the last one in the progress bar and in TensorBoard."""
+        row = self.rows[-1]
+        with self.optional(f"writing {self.path}"):
+            self.write()
+        with self.optional("the progress bar"):
+            shown = {name: f"{row[name]:.3g}" for name in self.columns[2:-2] if name in row}
+            self.bar.set_postfix(shown | {"img/s": f"{row['images_per_second']:.1f}"})
+        if self.tensorboard:
+            with self.optional("TensorBoard"):
+                for name in self.columns[1:]:
+                    if name in row:
+                        self.tensorboard.add_scalar(name, row[name], row["iteration"])
+                self.tensorboard.flush()
+
+    def restart_clock(self) -> None:
+        """Let the next row's images per second count from now on."""
+        self.images, self.clock = 0, time.perf_counter()
+
+    def write(self) -> None:
+        """Append the rows that wait to the file; at first, and after a failure, it is rewritten with what it should hold."""
+        if self.kept is not None:
+            self._trim(self.kept)
+        if not self.rows:
+            return
+        header = not self.path.exists() or not self.path.stat().st_size
+        try:
+            table = pd.DataFrame(self.rows, columns=self.columns)
+            table.to_csv(self.path, mode="a", header=header, index=False, float_format="%.6g")
+        except OSError:
+            self.kept = int(self.rows[0]["iteration"]) - 1  # what follows may be half a row
+            raise
+        self.rows = []
+
+    def _trim(self, iteration: int) -> None:
+        """Keep the file's rows up to an iteration: later ones are computed again; a killed run may have left half a row."""
+        table = pd.DataFrame(columns=self.columns)
+        if iteration and self.path.exists():
+            text = self.path.read_text()
+            if text := text[: text.rfind("\n") + 1]:
+                table = pd.read_csv(io.StringIO(text), on_bad_lines="skip")
+            good = (table["iteration"] <= iteration) & (table["iteration"].diff().fillna(1) > 0)
+            table = table[good].reindex(columns=self.columns).astype({"iteration": int, "epoch": int})
+        utils.write_whole(self.path, lambda temporary: table.to_csv(temporary, index=False, float_format="%.6g"))
+        self.rows = [row for row in self.rows if row["iteration"] not in set(table["iteration"])]
+        self.kept = None
+
+    def plot(self) -> None:
+        """Draw every column of the file over the iterations, if matplotlib is installed (requirements-dev.txt has it)."""
+        backend = os.environ.pop("MPLBACKEND", None)  # a notebook's, which may be unknown here; a file needs none
+        try:
+            from matplotlib.figure import Figure
+        except ImportError:
+            return
+        finally:
+            if backend is not None:
+                os.environ["MPLBACKEND"] = backend
+        table = pd.read_csv(self.path)
+        names = [name for name in table.columns[2:] if table[name].notna().any()]
+        rows = -(-len(names) // 3)
+        figure = Figure(figsize=(14, 2.6 * rows))
+        axes = figure.subplots(rows, 3, squeeze=False)
+        for axis, name in zip(axes.flat, names):
+            points = table[["iteration", name]].dropna()
+            axis.plot(points["iteration"], points[name], marker="." if len(points) < 30 else None)
+            axis.set_title(name, fontsize=9)
+            axis.grid(alpha=0.3)
+        for axis in axes.flat[len(names) :]:
+            axis.axis("off")
+        figure.tight_layout()
+        utils.write_whole(self.curves, lambda temporary: figure.savefig(temporary, format="png", dpi=80), flush=False)

@@ -1,0 +1,399 @@
+"""A training run of either stage: it starts or resumes, hands out batches, and closes, logs and saves every iteration."""
+
+import argparse
+import json
+import os
+import platform
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+import utils
+from Datasets.faces import BatchIndices, FaceBatches, PreparedFaces, prepare_faces
+from training.log import Log
+from training.options import adopt_options
+from training.state import check_fingerprints, find_state, move_aside
+from utils import UserError
+
+SATURATED_UPDATES = 100  # consecutive generator updates with mostly saturated outputs stop a run
+REFERENCE_EPOCH = {"h2l": 9143, "sr": 14066}  # iterations, with the authors' 182,866 HR faces
+
+
+class Run:
+    """One training run of either stage: where it computes, what it has saved, what it logs, and how it resumes.
+
+    The trainers make their networks and optimizers through it, call `begin`, and go through `batches`, closing every
+    iteration with `finish`. Everything is written by the first process alone.
+    """
+
+    def __init__(self, name: str, options: argparse.Namespace, given: set[str], columns: list[str]) -> None:
+        """name: "h2l" or "sr", the first part of the files' names. columns: the log's terms and measurements."""
+        self.name, self.options = name, options
+        self.out = Path(options.out)
+        self.state_path = self.out / f"{name}_state.pth"
+        self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        self.main = self.rank == 0
+        self.device = utils.choose_device(options.device)
+        if self.world > 1:
+            distributed.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
+        self.state = None if options.restart else find_state(self.out, name)
+        if self.state is not None:
+            for line in adopt_options(options, given, self.state, self.state_path):
+                self.say(line)
+        if options.batch_size % self.world:
+            raise UserError(
+                f"--batch-size {options.batch_size} cannot be divided among {self.world} processes: "
+                f"choose a multiple of {self.world}"
+            )
+        self.dtype = utils.choose_precision(options.precision, self.device)
+        torch.manual_seed(options.seed)
+        self.noise = torch.Generator().manual_seed(options.seed)
+        self.networks: dict[str, nn.Module] = {}
+        self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        self.schedulers: dict[str, torch.optim.lr_scheduler.LRScheduler] = {}
+        self.inference: list[str] = []
+        self.averages: dict[str, AveragedModel] = {}
+        self.prepared: dict[str, PreparedFaces] = {}
+        self.fingerprints: dict[str, str] = {}
+        self.log = Log(self.out, name, columns, self.say)
+        self.iteration = self.steps_per_epoch = self.total = self.saturated_updates = self.stop_signal = 0
+
+    def say(self, text: str) -> None:
+        """Print a line, above the progress bar, once for all processes."""
+        if self.main:
+            tqdm.write(text, file=sys.stdout)
+            sys.stdout.flush()
+
+    # --- what a trainer builds -----------------------------------------------------------------------------------
+
+    def faces(self, list_name: str) -> PreparedFaces:
+        """The prepared faces of a list, such as "HR_train"; the first process prepares them, the others wait for it."""
+        if list_name not in self.prepared:
+            options, data = self.options, Path(self.options.data)
+            path, cache = data / f"{list_name}.csv", Path(options.cache or data / ".cache")
+            arguments = (path, list_name[:2], cache, options.resize, options.crop)
+            faces = prepare_faces(*arguments) if self.main else None
+            if self.world > 1:
+                distributed.barrier()
+                faces = faces or prepare_faces(*arguments)
+            if list_name.endswith("train") and len(faces) < options.batch_size:
+                raise UserError(
+                    f"{path} has {len(faces)} usable faces, fewer than --batch-size {options.batch_size}: "
+                    "add faces or lower --batch-size"
+                )
+            stride = max(1, len(faces) // 1000)
+            self.fingerprints[list_name] = utils.digest({f"{len(faces)}": faces[::stride][0]})
+            self.prepared[list_name] = faces
+        return self.prepared[list_name]
+
+    def network(self, name: str, network: nn.Module, inference: bool = False, channels_last: bool = True) -> nn.Module:
+        """Move a network to the device; keep it in the state and, if asked, in the inference file."""
+        memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        network = network.to(self.device, memory_format=memory_format).train()
+        self.networks[name] = network
+        if inference:
+            self.inference.append(name)
+        return network
+
+    def trained(self, *names: str) -> list[nn.Module]:
+        """The networks as the inference file has them: their EMA with --ema-decay, else as they are."""
+        return [utils.unwrap(self.averages.get(name, self.networks[name])) for name in names]
+
+    def optimizer(self, name: str, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+        """Keep an optimizer, its learning rate falling by --lr-decay every --lr-decay-epochs, in the state."""
+        self.optimizers[name] = optimizer
+        return optimizer
+
+    def distribute(self, name: str) -> nn.Module:
+        """The network to train, wrapped for several processes; BatchNorm's statistics stay each process's own."""
+        network = self.networks[name]
+        if self.world == 1:
+            return network
+        devices = [self.device] if self.device.type == "cuda" else None
+        return DistributedDataParallel(network, device_ids=devices, broadcast_buffers=False)
+
+    # --- its beginning -------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Lay out the run's length by HR_train, and start: from the saved state if there is one, else from nothing."""
+        options, train = self.options, self.faces("HR_train")
+        if self.main:
+            self._prepare_folder()
+        self.steps_per_epoch = options.steps_per_epoch or max(1, len(train) // options.batch_size)
+        self.total = options.epochs * self.steps_per_epoch
+        if options.max_steps:
+            self.total = min(self.total, options.max_steps)
+        for name, optimizer in self.optimizers.items():
+            self.schedulers[name] = torch.optim.lr_scheduler.StepLR(optimizer, options.lr_decay_epochs, options.lr_decay)
+        if self.state is None:
+            self._load_initial_weights()
+            self._start_averages()
+        else:
+            self._resume(self.state)
+            self.state = None
+        if self.main:
+            text = json.dumps(vars(options), indent=2) + "\n"
+            utils.write_whole(self.out / f"{self.name}_options.json", lambda temporary: temporary.write_text(text))
+            with self.log.optional(f"writing {self.log.path}"):
+                self.log.write()
+        self._introduce(len(train))
+
+    def _prepare_folder(self) -> None:
+        """--restart and --tensorboard; only now that the options, the data and the other weights have proved good."""
+        if self.options.tensorboard:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError as error:
+                raise UserError("--tensorboard needs its package: pip install tensorboard") from error
+        if self.options.restart and (kept := move_aside(self.out, self.name)):
+            self.say(f"--restart: the files of the run so far are kept in {kept}")
+        if self.options.tensorboard:
+            self.log.tensorboard = SummaryWriter(self.out / f"{self.name}_tensorboard")
+
+    def _load_initial_weights(self) -> None:
+        """--initial-weights: the networks of an inference file of the same stage."""
+        if self.options.initial_weights:
+            path = Path(self.options.initial_weights)
+            content = utils.load_checkpoint(path, self.name, f"--initial-weights takes a {self.name}.pth")
+            for name in self.inference:
+                utils.load_weights(self.networks[name], content.get("weights", {}).get(name, {}), path)
+            self.say(f"starting with the weights of {path}")
+
+    def _start_averages(self) -> None:
+        """--ema-decay: averages of the networks in the inference file, which begin as copies of them."""
+        decay = self.options.ema_decay
+        for name in self.inference if decay else ():
+            self.averages[name] = AveragedModel(self.networks[name], multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+
+    def _resume(self, state: dict) -> None:
+        """Load a state: networks and their EMA, optimizers, schedules, the noise, and the log's sums and waiting rows."""
+        check_fingerprints(state["fingerprints"], self.fingerprints, self.state_path)
+        for name, network in self.networks.items():
+            utils.load_weights(network, state["networks"][name], self.state_path)
+        self._start_averages()
+        for name, average in self.averages.items():
+            average.load_state_dict(state["averages"][name])
+        for name in self.optimizers:
+            self.optimizers[name].load_state_dict(state["optimizers"][name])
+            self.schedulers[name].load_state_dict(state["schedulers"][name])
+        self.noise.set_state(state["noise"])
+        self.log.sums, self.log.counts = state["sums"], state["counts"]
+        self.log.rows = state.get("rows", [])  # states of older versions have none
+        self.log.kept = self.iteration = state["iteration"]
+        self.saturated_updates = state["saturated_updates"]
+        self.say(f"resuming from {self.state_path}, iteration {self.iteration}")
+
+    def _introduce(self, faces: int) -> None:
+        """Say what runs where; and if it is short, that it is."""
+        self.say(
+            f"{platform.node()}: {self.world} process(es) on {self.device.type}, {str(self.dtype)[6:]}, PyTorch "
+            f"{torch.__version__}\n{json.dumps(vars(self.options))}\n{self.total} iterations of {self.options.batch_size} "
+            f"images, {self.steps_per_epoch} an epoch"
+        )
+        reference = REFERENCE_EPOCH[self.name]
+        if not (self.options.steps_per_epoch or self.iteration) and self.steps_per_epoch < reference / 4:
+            self.say(
+                f"note: the learning rates fall and the run ends by epochs, and one pass over {faces} faces is short. The "
+                f"reference's epoch had {reference} iterations: --steps-per-epoch {reference}, or what you have time for"
+            )
+
+    # --- what an iteration needs ---------------------------------------------------------------------------------
+
+    def autocast(self) -> torch.autocast:
+        """Convolutions and linear layers in the run's precision."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def normal(self, channels: int) -> Tensor:
+        """z ~ N(0, I): this process's part [N, channels] of the draw for the global batch, whatever their number."""
+        return self._part(torch.randn(self.options.batch_size, channels, generator=self.noise))
+
+    def uniform(self) -> Tensor:
+        """Uniform in [0, 1): this process's part [N] of the draw for the global batch."""
+        return self._part(torch.rand(self.options.batch_size, generator=self.noise))
+
+    def _part(self, draw: Tensor) -> Tensor:
+        return draw.chunk(self.world)[self.rank].to(self.device, non_blocking=True)
+
+    def epoch(self, iteration: int) -> int:
+        """The epoch, from 1, that an iteration, from 1, belongs to."""
+        return (iteration - 1) // self.steps_per_epoch + 1
+
+    def step(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+        """One update: clear the gradients, back-propagate, step."""
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+    def batches(self, hr: PreparedFaces, lr: PreparedFaces | None = None) -> Iterator[tuple[int, list[Tensor]]]:
+        """Yield the iteration, from 1, and its faces on the device in [-1, 1]: y, x_c and, if `lr` is given, x_r.
+
+        Shows the progress bar, and stops when the run is complete, or by SIGINT or SIGTERM after it has saved.
+        """
+        if self.iteration >= self.total:
+            self.say(f"the run is complete after {self.iteration} iterations; --epochs or --max-steps make it longer")
+            return
+        options, cuda = self.options, self.device.type == "cuda"
+        indices = BatchIndices(
+            len(hr), len(lr or hr), options.batch_size, options.seed, self.iteration, self.total, self.rank, self.world
+        )
+        loader = DataLoader(FaceBatches(hr, lr), batch_size=None, sampler=indices, num_workers=options.workers, pin_memory=cuda)
+        handlers = self._catch_signals()
+        disable = None if self.main else True
+        self.log.bar = utils.progress(total=self.total, initial=self.iteration, desc=self.name, unit="it", disable=disable)
+        self.log.restart_clock()
+        try:
+            with self.log.bar:
+                for faces in loader:
+                    yield self.iteration + 1, [utils.to_unit_range(face.to(self.device, non_blocking=cuda)) for face in faces]
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+    def _catch_signals(self) -> dict[int, Any]:
+        """SIGINT and SIGTERM let the iteration end, save and exit; a second SIGINT exits at once. Returns the old handlers."""
+
+        def stop(number: int, _frame: Any) -> None:
+            if self.stop_signal and number == signal.SIGINT:
+                os._exit(128 + number)
+            self.stop_signal = number
+
+        return {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    # --- the end of an iteration ---------------------------------------------------------------------------------
+
+    def finish(self, terms: dict[str, Tensor], sample: Callable[[Path], dict[str, float]]) -> None:
+        """Close an iteration: check its terms, move the schedules, save if it is time, and only then log and sample.
+
+        terms: name -> scalar, for the log; "generator_loss" is there where the generator side was updated. sample: writes a
+        sheet to the given path and returns measurements for the log.
+        Raises FloatingPointError, before anything is saved, if a term is not finite.
+        """
+        self.iteration += 1
+        options, last = self.options, self.iteration == self.total
+        self._check(terms)
+        if "generator_loss" in terms:
+            for name, average in self.averages.items():
+                average.update_parameters(self.networks[name])
+        self._agree_to_stop()
+        sampled = self.iteration % options.sample_every == 0 or last
+        logged = self.iteration % options.log_every == 0 or sampled
+        if logged and self.main:
+            rate = next(iter(self.optimizers.values())).param_groups[0]["lr"]
+            self.log.close_row(self.iteration, self.epoch(self.iteration), rate)
+        if self.iteration % self.steps_per_epoch == 0:
+            self._move_schedules()
+        if self.iteration % options.save_every == 0 or last or self.stop_signal:
+            self.save()
+        if self.main:
+            self._show(logged, sample if sampled else None)
+        if self.stop_signal:
+            self.log.bar.close()
+            self.say(f"stopped by signal {self.stop_signal} and saved at iteration {self.iteration}")
+            sys.exit(128 + self.stop_signal)
+
+    def _check(self, terms: dict[str, Tensor]) -> None:
+        """Count the terms for the log; raise FloatingPointError for one that is not finite, or for lasting saturation."""
+        values = dict(zip(terms, torch.stack([term.detach().float() for term in terms.values()]).tolist()))
+        for name, value in values.items():
+            if not np.isfinite(value):
+                raise FloatingPointError(
+                    f"{name} is {value} at iteration {self.iteration}. The last good state is "
+                    + (f"in {self.state_path}" if self.state_path.exists() else "not saved yet")
+                    + "; lower the learning rates or use --precision fp32"
+                )
+        if self.main:
+            self.log.add(values, self.options.batch_size)
+        if "saturated" in values:
+            self.saturated_updates = self.saturated_updates + 1 if values["saturated"] > 0.5 else 0
+        if self.saturated_updates >= SATURATED_UPDATES:
+            raise FloatingPointError(
+                f"saturated: over half of the generator's output values were beyond [-1, 1] in each of the last "
+                f"{SATURATED_UPDATES} updates, at iteration {self.iteration}; the pictures are lost. Lower the learning rates"
+            )
+
+    def _agree_to_stop(self) -> None:
+        """Several processes: a signal that one of them got stops all of them after the same iteration."""
+        if self.world > 1:
+            stop = torch.tensor(self.stop_signal).to(self.device)
+            distributed.all_reduce(stop, distributed.ReduceOp.MAX)
+            self.stop_signal = int(stop)
+
+    def _move_schedules(self) -> None:
+        with warnings.catch_warnings():  # the alignment's optimizer rightly has not stepped in the first epoch
+            warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+            for scheduler in self.schedulers.values():
+                scheduler.step()
+
+    def _show(self, logged: bool, sample: Callable[[Path], dict[str, float]] | None) -> None:
+        """What the run shows of an iteration; a failure is said, and ends nothing. sample: as for `finish`, or None."""
+        measurements = {}
+        if sample is not None:
+            with self.log.optional("the sample sheet"):
+                folder = self.out / f"samples_{self.name}"
+                folder.mkdir(exist_ok=True)
+                measurements = sample(folder / f"{self.iteration:07d}.png")
+        if logged:
+            self.log.complete_row(measurements)
+            self.log.show_row()
+        if sample is not None:
+            with self.log.optional(f"drawing {self.log.curves}"):
+                self.log.plot()
+        with self.log.optional("the progress bar"):
+            self.log.bar.update()
+        if logged:
+            self.log.restart_clock()
+
+    # --- what is saved -------------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Write the state, then the inference file; refuses to write weights that are not finite."""
+        if not self.main:
+            return
+        networks = {name: network.state_dict() for name, network in self.networks.items()}
+        for name, weights in networks.items():
+            for key, tensor in weights.items():
+                if not torch.isfinite(tensor).all():
+                    raise FloatingPointError(
+                        f"tensor {key} of {name} is not finite at iteration {self.iteration}; the last good state is kept"
+                    )
+        state = {
+            "iteration": self.iteration,
+            "options": vars(self.options),
+            "fingerprints": self.fingerprints,
+            "networks": networks,
+            "averages": {name: average.state_dict() for name, average in self.averages.items()},
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "schedulers": {name: scheduler.state_dict() for name, scheduler in self.schedulers.items()},
+            "noise": self.noise.get_state(),  # the one random state: a batch's faces follow from seed and iteration
+            "sums": self.log.sums,
+            "counts": self.log.counts,
+            "rows": self.log.rows,
+            "saturated_updates": self.saturated_updates,
+        }
+        utils.save_checkpoint(self.state_path, f"{self.name}_state", state)
+        self.save_weights()
+
+    def save_weights(self) -> None:
+        """Write the inference file alone."""
+        weights = {
+            name: {key: tensor.cpu().contiguous() for key, tensor in network.state_dict().items()}
+            for name, network in zip(self.inference, self.trained(*self.inference))
+        }
+        settings = {**vars(self.options), "iteration": self.iteration}
+        content = {"width": self.options.width, "settings": settings, "weights": weights}
+        utils.save_checkpoint(self.out / f"{self.name}.pth", self.name, content)
+
+    def done(self) -> None:
+        """Say that the run is complete; the last word, when its weights are final."""
+        self.say(f"done: {self.total} iterations; weights in {self.out / self.name}.pth")
