@@ -12,6 +12,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")])
 RECIPES = sorted(ROOT.glob("recipes/*.sh"))
+SCRIPTS = ["train_h2l", "train", "test", "evaluate", "export", "benchmarks/bench"]
+SCRIPTS += [f"Datasets/{name}" for name in ("make_csv", "make_demo", "make_faces", "pack_faces")]
+OTHERS = {"--nproc_per_node"}  # options of torchrun
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 COMMAND = re.compile(r"(?:python|torchrun .*?|\"\$PYTHON\") ([\w/]+)\.py\b([^\n#|]*)")
 
@@ -43,6 +46,13 @@ def test_every_option_of_a_command_exists(path):
         named = set(OPTION.findall(arguments))
         unknown = named and named - options_of(script)
         assert not unknown, f"{script}.py has no {', '.join(sorted(unknown))}"
+
+
+@pytest.mark.parametrize("path", [*DOCUMENTS, *RECIPES], ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_option_named_exists_somewhere(path):
+    known = OTHERS.union(*map(options_of, SCRIPTS))
+    unknown = set(OPTION.findall(path.read_text("utf-8"))) - known
+    assert not unknown, f"no script has {', '.join(sorted(unknown))}"
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
