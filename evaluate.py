@@ -29,7 +29,7 @@ from Datasets.faces import prepare_faces
 from Datasets.images import prepare_lr
 from losses import PerceptualLoss, feature_points, sinkhorn_distance
 from losses.perceptual import IMAGENET_DEVIATION, IMAGENET_MEAN
-from models import HR_SIZE, LR_SIZE, Decoder, DegradationGenerator, FeatureExtractor
+from models import HR_SIZE, LR_SIZE, DegradationGenerator
 from utils import to_bytes, to_unit_range
 
 INSTALL = "pip install torchmetrics torch-fidelity"
@@ -310,9 +310,11 @@ def evaluate(options: argparse.Namespace) -> None:
     generator = loaded["generator"].to(device, memory_format=torch.channels_last)
     print(utils.describe(h2l, loaded["content"]))
     utils.remark_framing(h2l, loaded["content"], options)
-    networks: dict[str, tuple[FeatureExtractor, Decoder]] = {}
+    networks: dict[str, utils.SuperResolver] = {}
     for path in [utils.find_weights(given, "sr") for given in options.weights or [""]]:
-        networks[str(path)] = utils.load_super_resolution(path, device, framing=options)
+        networks[str(path)] = resolver = utils.SuperResolver(path, device, dtype)
+        print(resolver.description)
+        utils.remark_framing(path, resolver.content, options)
     perceptual = PerceptualLoss(utils.load_perceptual_weights(options.vgg_weights)).to(device)
     frechet = Frechet(options.features, device, autocast)
     cache = Path(options.cache or Path(options.data, ".cache"))
@@ -421,21 +423,14 @@ def evaluate(options: argparse.Namespace) -> None:
 
     measure(["bicubic"], lambda faces: (bicubic(faces),), None)
     upscalers: dict[str, Upscale] = {"bicubic": bicubic}
-    for name, (extractor, decoder) in networks.items():
-
-        def extract(faces: Tensor, extractor: FeatureExtractor = extractor) -> Tensor:
-            return extractor(to_unit_range(faces).contiguous(memory_format=torch.channels_last))
-
-        def upscale(faces: Tensor, extract: Upscale = extract, decoder: Decoder = decoder) -> Tensor:
-            return decoder(extract(faces))
-
-        upscalers[name] = upscale
+    for name, resolver in networks.items():
+        upscalers[name] = resolver
         if options.self_ensemble:
             mean = f"{name}, self-ensemble"
-            upscalers[mean] = lambda faces, upscale=upscale: utils.self_ensemble(upscale, faces)[1]
-            measure([name, mean], lambda faces: utils.self_ensemble(upscale, faces), extract)
+            upscalers[mean] = lambda faces, resolver=resolver: resolver.both(faces)[1]
+            measure([name, mean], resolver.both, resolver.features)
         else:
-            measure([name], lambda faces: (upscale(faces),), extract)
+            measure([name], lambda faces, resolver=resolver: (resolver(faces),), resolver.features)
 
     print_tables(rows, degradation, frechet.name, definitions)
     sheet = out.with_name(f"{out.stem}.png")

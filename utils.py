@@ -5,8 +5,9 @@ import contextlib
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
+import console
 from losses.perceptual import VGG_CONVOLUTIONS
 from models import HR_SIZE, Decoder, DegradationGenerator, FeatureExtractor
 
@@ -34,6 +36,7 @@ class UserError(Exception):
 
 def run_script(main: Callable[[], None]) -> None:
     """Call a script's main; print the problems that users can solve without a traceback and exit with status 1."""
+    console.protect()
     try:
         main()
         if distributed.is_initialized():
@@ -130,6 +133,44 @@ def remark_framing(path: Path, content: dict, options: argparse.Namespace) -> No
         print(f"warning: {path} was trained with {trained}, this is {here}: its faces were framed otherwise")
 
 
+# --- files and words ---------------------------------------------------------------------------------------------
+
+
+def plural(count: int, noun: str) -> str:
+    """1 image, 2 images."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def output_names(names: list[str], reserved: Collection[str] = ()) -> list[str]:
+    """The PNG name of each input: its own, with the extension replaced; where that is taken, with the extension kept.
+
+    names: different relative paths, "/" between folders. Two names that differ in case alone count as equal, as on Windows
+    and macOS. The same inputs get the same names in every run, in whatever order they come.
+    """
+    stems = {name: str(PurePath(name).with_suffix(".png")) for name in names}
+    wanted = Counter(stem.lower() for stem in stems.values())
+    # A file cannot have the name of a folder
+    taken = {name.lower() for name in reserved} | {str(up).lower() for name in names for up in PurePath(name).parents}
+    result = {}
+    # A name that no other input wants is never given away: those come first
+    for name in sorted(names, key=lambda name: (wanted[stems[name].lower()] > 1, name)):
+        output, number = stems[name], 1
+        if wanted[output.lower()] > 1 or output.lower() in taken:
+            output = f"{name}.png"
+        while output.lower() in taken:
+            number += 1
+            output = f"{name}.{number}.png"
+        taken.add(output.lower())
+        result[name] = output
+    return [result[name] for name in names]
+
+
+def thread_count() -> int:
+    """How many threads decode pictures: as many as this process has processors, but at most 8, for each holds a picture."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, available)
+
+
 # --- devices -----------------------------------------------------------------------------------------------------
 
 
@@ -212,7 +253,9 @@ def write_whole(path: Path, write: Callable[[Path], Any], flush: bool = True) ->
 
     flush: wait for the disk, so that the file also survives a power cut; pictures can do without.
     """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    # A long name would be too long with more at its end
+    name = path.name if len(os.fsencode(path.name)) < 200 else hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
+    temporary = path.with_name(f"{name}.{os.getpid()}.tmp")
     try:
         write(temporary)
         if flush:
@@ -305,31 +348,50 @@ def describe(path: Path, content: dict) -> str:
     return "; ".join([f"weights: {path}, width {content['width']}", *texts])
 
 
-def load_super_resolution(
-    path: Path, device: torch.device, dtype: torch.dtype = torch.float32, framing: argparse.Namespace | None = None
-) -> tuple[FeatureExtractor, Decoder]:
-    """E and S of an sr.pth, ready to super-resolve: BatchNorm folded, on the device, in the dtype. Prints which file it is.
+class SuperResolver:
+    """S(E(x)) of an sr.pth: the one way in which every script super-resolves, so that what is measured is what is delivered.
 
-    framing: options whose --resize and --crop the file's own are compared with, as remark_framing does.
+    The weights are cast to the precision, BatchNorm is folded into the convolutions, and maps lie channels last.
     """
-    loaded = load_networks(path, "sr", {"extractor": FeatureExtractor, "decoder": Decoder}, NO_WEIGHTS)
-    print(describe(path, loaded["content"]), flush=True)
-    if framing:
-        remark_framing(path, loaded["content"], framing)
-    extractor, decoder = (
-        fold_batchnorm(loaded[name]).to(device, dtype, memory_format=torch.channels_last) for name in ("extractor", "decoder")
-    )
-    return extractor, decoder
 
+    def __init__(self, path: Path, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
+        """Load E and S in eval mode. Raises UserError, with the remedy, for a file that cannot be used."""
+        loaded = load_networks(path, "sr", {"extractor": FeatureExtractor, "decoder": Decoder}, NO_WEIGHTS)
+        self.path, self.device, self.dtype = path, device, dtype
+        self.content: dict = loaded["content"]
+        self.extractor, self.decoder = (
+            fold_batchnorm(loaded[name]).to(device, dtype, memory_format=torch.channels_last).requires_grad_(False)
+            for name in ("extractor", "decoder")
+        )
 
-def self_ensemble(upscale: Callable[[Tensor], Tensor], faces: Tensor) -> tuple[Tensor, Tensor]:
-    """The SR of faces, and its mean with that of their mirror images, mirrored back (Timofte et al., CVPR 2016).
+    @property
+    def description(self) -> str:
+        """Which file it is and, of a shipped one, what it was trained on and its terms."""
+        return describe(self.path, self.content)
 
-    upscale: [N, 3, H, W] -> [N, 3, 4H, 4W], before rounding; the mean is in fp32. Grain, which differs between the two,
-    loses half its power; what both agree on stays.
-    """
-    images = upscale(faces)
-    return images, (images.float() + upscale(faces.flip(-1)).float().flip(-1)) / 2
+    @torch.inference_mode()
+    def features(self, faces: Tensor) -> Tensor:
+        """uint8 [N, 3, 16, 16], on any device -> E(x) [N, width, 4, 4], in the precision."""
+        x = to_unit_range(faces.to(self.device))
+        return self.extractor(x.to(self.dtype, memory_format=torch.channels_last))
+
+    @torch.inference_mode()
+    def __call__(self, faces: Tensor) -> Tensor:
+        """uint8 [N, 3, 16, 16] -> S(E(x)) [N, 3, 64, 64], fp32, about [-1, 1], not clamped."""
+        return self.decoder(self.features(faces)).float()
+
+    @torch.inference_mode()
+    def both(self, faces: Tensor) -> tuple[Tensor, Tensor]:
+        """The SR of faces, and its mean with that of their mirror images, mirrored back (Timofte et al., CVPR 2016).
+
+        Grain, which differs between the two, loses half its power; what both agree on stays.
+        """
+        images = self(faces)
+        return images, (images + self(faces.flip(-1)).flip(-1)) / 2
+
+    def pictures(self, faces: Tensor, ensemble: bool = False) -> Tensor:
+        """uint8 [N, 3, 16, 16] -> uint8 [N, 3, 64, 64], what is delivered; ensemble: the mean of `both`."""
+        return to_bytes(self.both(faces)[1] if ensemble else self(faces))
 
 
 def load_perceptual_weights(choice: str) -> dict[str, Tensor] | None:

@@ -15,7 +15,6 @@ from torch import nn
 import degradations
 import evaluate
 import export
-import test as inference
 import utils
 from Datasets.images import load_image, prepare_hr, prepare_lr
 from Datasets.lists import read_list
@@ -420,10 +419,3 @@ def test_the_end_of_training_measures_batchnorm_anew(sr):
         if not torch.equal(tensor, state[name][key])
     }
     assert changed == {"running_mean", "running_var", "num_batches_tracked"}
-
-
-def test_the_script_reads_the_networks_as_test_py_does(lively):
-    loaded = utils.load_networks(lively, "sr", {"extractor": evaluate.FeatureExtractor, "decoder": evaluate.Decoder}, "")
-    x = faces(2, LR_SIZE)
-    sr = inference.super_resolve(loaded["extractor"], loaded["decoder"], x)
-    assert torch.equal(sr, to_bytes(loaded["decoder"](loaded["extractor"](to_unit_range(x)))))
