@@ -4,152 +4,244 @@ Every listed file is decoded once, before training starts, into an array of 8-bi
 bad file shows at once, by name and row, and training reads nothing but memory-mapped arrays.
 """
 
+import functools
 import hashlib
 import json
 import os
+import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import IO
 
 import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 from tqdm import tqdm
 
-from Datasets.images import DamagedImageError, ImageError, load_image, prepare_hr, prepare_lr
+from Datasets import formats, images, shared_files
+from Datasets.images import DamagedImageError, ImageError
 from Datasets.lists import read_list
 from models import HR_SIZE, LR_SIZE
 from utils import UserError
 
 BAD_FILES_LIMIT = 0.01  # the share of a list's files that may fail to decode
-CACHE_VERSION = 1
+CACHE_VERSION = 2
+SHOWN_ROWS = 10  # of the rows with a problem, in a message; a table has them all
+BLOCK = 4096  # files that are checked or decoded at a time
+
+# --- one row -----------------------------------------------------------------------------------------------------
+
+# A prepared row holds pictures of these sides, one after the other, each as uint8 [side, side, 3]
+ROW_SIDES = {"HR": (HR_SIZE, LR_SIZE), "LR": (LR_SIZE,)}  # y and x_c; x_r
+
+
+def row_bytes(kind: str) -> int:
+    """The length of a prepared row of "HR" or "LR" faces."""
+    return sum(3 * side * side for side in ROW_SIDES[kind])
+
+
+def pack_row(pictures: tuple[Image.Image, ...]) -> np.ndarray:
+    """The pictures of one face, RGB -> its prepared row, uint8 [bytes]."""
+    return np.concatenate([np.asarray(picture).reshape(-1) for picture in pictures])
+
+
+def unpack_rows(rows: np.ndarray, kind: str) -> tuple[Tensor, ...]:
+    """Prepared rows, uint8 [N, bytes] -> HR: (y [N, 3, 64, 64], x_c [N, 3, 16, 16]); LR: (x_r [N, 3, 16, 16],); uint8.
+
+    Each is a copy, dense in memory (channels last), so that it can be pinned and sent to a GPU at once.
+    """
+    ends = np.cumsum([3 * side * side for side in ROW_SIDES[kind]])
+    parts = np.split(rows, ends[:-1], axis=1)
+    return tuple(
+        torch.from_numpy(np.array(part, order="C").reshape(-1, side, side, 3)).permute(0, 3, 1, 2)
+        for side, part in zip(ROW_SIDES[kind], parts)
+    )
 
 
 # --- prepared faces ----------------------------------------------------------------------------------------------
 
 
 class PreparedFaces:
-    """The faces of one list as 8-bit arrays on disk: HR crops with their clean LR faces, or real LR faces.
+    """The faces of one list as 8-bit rows in a file: HR faces y with their clean LR faces x_c, or real LR faces x_r.
 
-    Opened when first used, so that it can be handed to a worker process without its contents.
+    The file is held as long as this object lives, so that no other program removes it. A worker process that is handed this
+    object opens the file itself.
     """
 
     def __init__(self, path: Path, kind: str) -> None:
-        self.path = path
+        """kind: "HR" or "LR". Raises FileNotFoundError if there is no such file, or if it is not whole."""
+        self.path = Path(path)
         self.kind = kind
-        self.length = len(np.load(path, mmap_mode="r"))
-        self._faces: np.ndarray | None = None
+        self._stream: IO[bytes] | None = None
+        self._rows = self._open()
+
+    def _open(self) -> np.ndarray:
+        self._stream = shared_files.open_to_read(self.path)
+        size = os.fstat(self._stream.fileno()).st_size if self._stream else 0
+        if not size or size % row_bytes(self.kind):
+            raise FileNotFoundError(f"{self.path}: no prepared {self.kind} faces")
+        return np.memmap(self._stream, np.uint8, "r").reshape(-1, row_bytes(self.kind))
 
     def __len__(self) -> int:
-        return self.length
+        return len(self._rows)
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_faces": None}
+        return {"path": self.path, "kind": self.kind}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__init__(**state)
 
     def __getitem__(self, indices) -> tuple[Tensor, ...]:
         """HR: (y uint8 [N, 3, 64, 64], x_c uint8 [N, 3, 16, 16]); LR: (x_r uint8 [N, 3, 16, 16],)."""
-        if self._faces is None:
-            self._faces = np.load(self.path, mmap_mode="r")
-        faces = torch.from_numpy(np.array(self._faces[indices]))
-        split = HR_SIZE * HR_SIZE * 3 if self.kind == "HR" else 0
-        parts = [faces[:, split:].reshape(-1, LR_SIZE, LR_SIZE, 3)]
-        if split:
-            parts.insert(0, faces[:, :split].reshape(-1, HR_SIZE, HR_SIZE, 3))
-        return tuple(part.permute(0, 3, 1, 2) for part in parts)
+        return unpack_rows(self._rows[indices], self.kind)
+
+
+def load_faces(
+    data: str | os.PathLike, kind: str, part: str, cache: str | os.PathLike = "", resize: int = 100, crop: int = 64
+) -> PreparedFaces:
+    """The prepared faces of a data folder's list, such as ("HR", "train"); as `prepare_faces`.
+
+    cache: the folder of the prepared faces; empty: .cache in the data folder.
+    """
+    return prepare_faces(Path(data, f"{kind}_{part}.csv"), kind, Path(cache or Path(data, ".cache")), resize, crop)
 
 
 def prepare_faces(path: Path, kind: str, cache: Path, resize: int = 100, crop: int = 64) -> PreparedFaces:
-    """Check a list and decode its files into `cache`, or take the arrays that are there if nothing changed.
+    """Check a list and decode its files into `cache`, or take the faces that are there if nothing changed.
 
-    path: the list. kind: "HR" or "LR". The cache's key holds the rows, the files' sizes and times and the framing.
+    path: the list. kind: "HR" or "LR". resize, crop: of HR faces, in px, as prepare_hr takes them.
     Raises UserError, naming file, row and remedy, for a list that cannot be used: a file that is missing, unreadable, not
-    an image, or (HR) under 64 px, and more than 1 % of files that fail to decode. Fewer are reported and left out.
+    an image, or (HR) under 64 px, and more than 1 % of files that fail to decode. Fewer are reported and left out, as are
+    files that a system made, such as ._name.png.
     """
-    rows = read_list(path)
-    files = rows.drop_duplicates()
-    with ThreadPoolExecutor() as pool:
-        stats = pd.Series(list(pool.map(_stat, files)), index=files.index)
-        missing = stats[stats.map(lambda found: isinstance(found, str))]
-        if len(missing):
-            _raise_rows(path, missing.map(lambda why: f"cannot be read ({why})"), files)
-
-        key = hashlib.sha256(json.dumps([CACHE_VERSION, kind, resize, crop, HR_SIZE, LR_SIZE]).encode())
-        key.update("\n".join(rows).encode("utf-8", "surrogateescape"))
-        key.update(json.dumps(list(stats)).encode())
-        # Named after the list's place, too: several data folders can share a cache
-        name = f"{Path(path).stem}-{hashlib.sha256(os.path.abspath(path).encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
-        target = Path(cache) / f"{name}-{key.hexdigest()[:24]}.npy"
-        if target.exists():
-            return PreparedFaces(target, kind)
-
-        enlarged: list[str] = []
-
-        def decode(file: str):
+    path, cache = Path(path), Path(cache)
+    with ThreadPoolExecutor(images.decoding_threads()) as pool:
+        rows = read_list(path)
+        states = _check_files(pool, path, rows, cache)
+        name, key = _cache_names(path, rows, states, kind, resize, crop)
+        target = cache / f"{name}-{key}.faces"
+        while True:
             try:
-                image = load_image(file)
-            except ImageError as error:
-                return error  # damaged ones are counted first, and stop the run if they are many
-            if kind == "LR":
-                return np.asarray(prepare_lr(image)).reshape(-1)
-            if min(image.size) < HR_SIZE:
-                return f"is {image.width}x{image.height} px; HR faces need a shorter side of at least {HR_SIZE} px"
-            if min(image.size) < resize:
-                enlarged.append(file)
-            hr = prepare_hr(image, resize, crop)
-            return np.concatenate([np.asarray(hr).reshape(-1), np.asarray(prepare_lr(hr)).reshape(-1)])
+                return PreparedFaces(target, kind)
+            except FileNotFoundError:  # not prepared yet, or removed since then
+                for note in _write_faces(pool, path, rows, target, kind, resize, crop):
+                    print(note, flush=True)
+                shared_files.remove_unused(cache, f"{name}-*.faces", keep=target)
 
-        size = (HR_SIZE**2 * (kind == "HR") + LR_SIZE**2) * 3
-        temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            faces = np.lib.format.open_memmap(temporary, "w+", np.uint8, (len(files), size))
-        except OSError as error:
-            raise UserError(f"cannot write prepared faces to {cache} ({error}): name a folder with --cache") from error
-        try:
-            bad = {}
-            bar = tqdm(pool.map(decode, files), f"preparing {Path(path).name}", len(files), unit="image", leave=False)
-            for number, (row, face) in enumerate(zip(files.index, bar)):
-                if isinstance(face, np.ndarray):
-                    faces[number] = face
-                else:
-                    bad[row] = face
-            fatal = {row: why for row, why in bad.items() if not isinstance(why, DamagedImageError)}
-            if fatal:
-                _raise_rows(path, pd.Series(fatal), files)
-            if len(bad) > BAD_FILES_LIMIT * len(files):
-                _raise_rows(path, pd.Series(bad), files)
-            for row, why in bad.items():
-                print(f"{path}, row {row}: {files[row]} {why}; other faces are drawn in its place", flush=True)
-            if enlarged:
-                print(
-                    f"{path}: {len(enlarged)} of {len(files)} images, such as {min(enlarged)}, are smaller than --resize "
-                    f"{resize} px and were enlarged: the targets are blurred. Tightly cropped faces want --resize {HR_SIZE}",
-                    flush=True,
-                )
-            # Rows that repeat a file count as often as they are listed; damaged ones are left out
-            position = pd.Series(range(len(files)), index=files.values).drop(files[list(bad)].values)
-            order = rows.map(position).dropna().astype(np.int64).to_numpy()
-            if bad or len(rows) > len(files):
-                listed = np.lib.format.open_memmap(f"{temporary}2", "w+", np.uint8, (len(order), size))
-                for start in range(0, len(order), 4096):
-                    listed[start : start + 4096] = faces[order[start : start + 4096]]
-                listed.flush()
-                del listed
-                os.replace(f"{temporary}2", temporary)
-            else:
-                faces.flush()
+
+def _check_files(pool: ThreadPoolExecutor, path: Path, rows: pd.Series, cache: Path) -> list[tuple[int, int]]:
+    """Step 1: the size and time of every file of a list, each once; UserError if any cannot be read."""
+    files = rows.drop_duplicates()
+    states = [state for block in _blocks(files) for state in pool.map(_stat, block)]
+    missing = {row: f"cannot be read ({state})" for row, state in zip(files.index, states) if isinstance(state, str)}
+    if missing:
+        _refuse(path, missing, files, cache)
+    return states
+
+
+def _cache_names(
+    path: Path, rows: pd.Series, states: list[tuple[int, int]], kind: str, resize: int, crop: int
+) -> tuple[str, str]:
+    """Step 2: the first part of the file's name, of the list's place and the framing, and the key to what the list holds.
+
+    Each framing has a file of its own. Real LR faces do not depend on it. Several data folders can share a cache.
+    """
+    place = hashlib.sha256(os.path.abspath(path).encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    framing = [resize, crop] if kind == "HR" else []
+    key = hashlib.sha256(json.dumps([CACHE_VERSION, kind, framing, ROW_SIDES[kind]]).encode())
+    key.update("\n".join(rows).encode("utf-8", "surrogateescape"))
+    key.update(json.dumps(states).encode())
+    return "-".join([path.stem, place, *map(str, framing)]), key.hexdigest()[:24]
+
+
+def _write_faces(
+    pool: ThreadPoolExecutor, path: Path, rows: pd.Series, target: Path, kind: str, resize: int, crop: int
+) -> list[str]:
+    """Steps 3 and 4: decode the files into a new prepared file, in the list's order; returns what there is to say."""
+    files, cache, size = rows.drop_duplicates(), target.parent, len(rows) * row_bytes(kind)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        shared_files.remove_unused(cache, "*.faces.*.tmp")  # of processes that were killed
+        with shared_files.create(target, size) as temporary:
+            faces = np.memmap(temporary, np.uint8, "r+", shape=(len(rows), row_bytes(kind)))
+            decode = functools.partial(_decode, kind=kind, resize=resize, crop=crop)
+            bad, enlarged = _decode_files(pool, path.name, rows, faces, decode)
+            notes = _judge(path, bad, files, cache)
+            length = _close_gaps(faces, ~rows.isin(files[list(bad)]).to_numpy())
+            faces.flush()
             del faces
-            os.replace(temporary, target)
-        finally:
-            for leftover in (temporary, Path(f"{temporary}2")):
-                leftover.unlink(missing_ok=True)
-    for old in target.parent.glob(f"{name}-*.npy"):
-        if old != target:
-            old.unlink()
-    return PreparedFaces(target, kind)
+            os.truncate(temporary, length * row_bytes(kind))
+    except OSError as error:
+        folder = next(folder for folder in [cache, *cache.absolute().parents] if folder.exists())
+        raise UserError(
+            f"cannot write prepared faces to {cache} ({error.strerror or error}): those of {path.name} take {size:,} bytes, "
+            f"{shutil.disk_usage(folder).free:,} are free. Free some space, or name another folder with --cache"
+        ) from error
+    if enlarged:
+        notes.append(
+            f"{path}: {len(enlarged)} of {len(files)} images, such as {min(enlarged)}, are smaller than --resize {resize} "
+            f"px and were enlarged: the targets are blurred. Tightly cropped faces want --resize {HR_SIZE}"
+        )
+    return notes
+
+
+def _decode(file: str, kind: str, resize: int, crop: int) -> tuple[np.ndarray | str | ImageError, bool]:
+    """The prepared row of a file, or why there is none; and whether its image is smaller than --resize."""
+    try:
+        image = images.load_image(file, resize if kind == "HR" else LR_SIZE)
+    except ImageError as error:
+        return error, False
+    if kind == "LR":
+        return pack_row((images.prepare_lr(image),)), False
+    return images.too_small(image) or pack_row(images.prepare_pair(image, resize, crop)), min(image.size) < resize
+
+
+def _decode_files(
+    pool: ThreadPoolExecutor, title: str, rows: pd.Series, faces: np.ndarray, decode: Callable[[str], tuple]
+) -> tuple[dict[int, str | ImageError], list[str]]:
+    """Step 3: decode each file once into all its rows; returns the bad rows, with the reasons, and the enlarged files."""
+    files = rows.drop_duplicates()
+    numbers = pd.factorize(rows)[0]
+    places = np.split(np.argsort(numbers, kind="stable"), np.cumsum(np.bincount(numbers))[:-1])
+    bad: dict[int, str | ImageError] = {}
+    enlarged: list[str] = []
+    with tqdm(desc=f"preparing {title}", total=len(files), unit="image", leave=False, disable=None) as bar:
+        results = (result for block in _blocks(files) for result in pool.map(decode, block))
+        for row, file, place, (face, small) in zip(files.index, files, places, results):
+            bar.update()
+            if isinstance(face, np.ndarray):
+                faces[place] = face
+                enlarged += [file] if small else []
+            else:
+                bad[row] = face
+    return bad, enlarged
+
+
+def _close_gaps(faces: np.ndarray, kept: np.ndarray) -> int:
+    """Step 4: move the kept rows to the front, in their order; returns how many there are."""
+    order = np.flatnonzero(kept)
+    if len(order) < len(faces):
+        for start in range(0, len(order), BLOCK):
+            chosen = order[start : start + BLOCK]
+            faces[start : start + len(chosen)] = faces[chosen]  # a copy first; rows only move forward
+    return len(order)
+
+
+def _judge(path: Path, bad: dict[int, str | ImageError], files: pd.Series, cache: Path) -> list[str]:
+    """What to say of the files that are left out; UserError if they are too many, or not such as may be left out at all."""
+    system = {row for row in bad if formats.is_system_file(PurePath(files[row]).name) or "__MACOSX" in files[row]}
+    damaged = {row for row, why in bad.items() if isinstance(why, DamagedImageError)} - system
+    if len(damaged) + len(system) < len(bad) or len(damaged) > BAD_FILES_LIMIT * len(files):
+        _refuse(path, {row: str(why) for row, why in bad.items() if row not in system}, files, cache)
+    notes = [f"{path}, row {row}: {files[row]} {bad[row]}; it is left out" for row in list(bad)[:SHOWN_ROWS]]
+    if len(bad) > SHOWN_ROWS:
+        notes.append(f"... and {len(bad) - SHOWN_ROWS} more, all in {_write_table(path, bad, files, cache)}")
+    return notes
 
 
 def _stat(file: str) -> tuple[int, int] | str:
@@ -166,13 +258,31 @@ def _stat(file: str) -> tuple[int, int] | str:
         return str(getattr(error, "strerror", None) or error)
 
 
-def _raise_rows(path: Path, reasons: pd.Series, files: pd.Series) -> None:
-    """Raise a UserError that names the first bad rows of a list and how many there are."""
-    lines = [f"{path}, row {row}: {files[row]} {why}" for row, why in reasons.iloc[:10].items()]
-    if len(reasons) > 10:
-        lines.append(f"... and {len(reasons) - 10} more")
+def _blocks(files: pd.Series) -> Iterator[pd.Series]:
+    """A few files at a time: a thread pool keeps every task that it is given."""
+    return (files.iloc[start : start + BLOCK] for start in range(0, len(files), BLOCK))
+
+
+def _refuse(path: Path, reasons: dict[int, str], files: pd.Series, cache: Path) -> None:
+    """Raise a UserError that names the first bad rows of a list, how many there are, and a table of all of them."""
+    lines = [f"{path}, row {row}: {files[row]} {why}" for row, why in list(reasons.items())[:SHOWN_ROWS]]
+    if len(reasons) > SHOWN_ROWS:
+        lines.append(f"... and {len(reasons) - SHOWN_ROWS} more, all in {_write_table(path, reasons, files, cache)}")
     total = f"{len(reasons)} of the {len(files)} files cannot be used"
-    raise UserError("\n".join([*lines, f"{total}: mend the files, or remove their rows from the list"]))
+    remedy = "fix the files, or remove their rows from the list (Datasets/make_csv.py makes lists without such files)"
+    raise UserError("\n".join([*lines, f"{total}: {remedy}"]))
+
+
+def _write_table(path: Path, reasons: dict[int, str | ImageError], files: pd.Series, cache: Path) -> str:
+    """Write all bad rows of a list to a table in the cache; returns where it is, or why it could not be written."""
+    table = cache / f"{path.stem}_left_out.csv"
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        rows = [(row, files[row].encode("utf-8", "backslashreplace").decode(), str(why)) for row, why in reasons.items()]
+        pd.DataFrame(rows, columns=["row", "path", "reason"]).to_csv(table, index=False)
+    except OSError as error:
+        return f"{table}, which could not be written ({error.strerror})"
+    return str(table)
 
 
 # --- batches -----------------------------------------------------------------------------------------------------

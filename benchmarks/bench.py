@@ -40,7 +40,7 @@ import test as inference  # noqa: E402
 import train  # noqa: E402
 import train_h2l  # noqa: E402
 import utils  # noqa: E402
-from Datasets.faces import BatchIndices, FaceBatches, PreparedFaces  # noqa: E402
+from Datasets.faces import BatchIndices, FaceBatches, PreparedFaces, row_bytes  # noqa: E402
 from Datasets.images import walk_files  # noqa: E402
 from losses import PerceptualLoss, sinkhorn  # noqa: E402
 from models import Decoder, DegradationGenerator, FeatureExtractor  # noqa: E402
@@ -241,8 +241,8 @@ def bench_compile(options: argparse.Namespace, _folder: Path) -> list[str]:
 
 def bench_data(options: argparse.Namespace, folder: Path) -> list[str]:
     batch = BATCH["stage2"]
-    path = folder / "faces.npy"
-    np.save(path, np.random.default_rng(0).integers(0, 256, (LOADER_FACES, (64 * 64 + 16 * 16) * 3), dtype=np.uint8))
+    path = folder / "bench.faces"
+    np.random.default_rng(0).integers(0, 256, (LOADER_FACES, row_bytes("HR")), dtype=np.uint8).tofile(path)
     faces = PreparedFaces(path, "HR")
     device = utils.choose_device(options.device)
     count = len(faces) // batch

@@ -1,5 +1,7 @@
 """Lists, prepared faces and batches."""
 
+import pickle
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,7 +10,7 @@ from conftest import run_script
 from PIL import Image
 
 from Datasets import make_csv, make_demo
-from Datasets.faces import BatchIndices, FaceBatches, prepare_faces
+from Datasets.faces import BatchIndices, FaceBatches, PreparedFaces, load_faces, prepare_faces, row_bytes
 from Datasets.images import load_image, prepare_hr, prepare_lr, walk_files
 from Datasets.lists import read_list
 from utils import UserError, to_bytes, to_unit_range
@@ -165,11 +167,53 @@ def test_prepared_faces_are_the_files_and_follow_their_changes(tmp_path):
         assert torch.equal(hr[index], torch.from_numpy(np.array(expected)).permute(2, 0, 1))
         assert torch.equal(clean[index], torch.from_numpy(np.array(prepare_lr(expected))).permute(2, 0, 1))
     assert prepare_faces(path, "HR", cache).path == faces.path
-    assert prepare_faces(path, "HR", cache, resize=90).path != faces.path
     picture(100, 100, 7).save(tmp_path / "0.png")
     changed = prepare_faces(path, "HR", cache)
     assert torch.equal(changed[[1]][0][0], torch.from_numpy(np.array(prepare_hr(picture(100, 100, 7)))).permute(2, 0, 1))
-    assert len(list(cache.iterdir())) == 1  # the old arrays are gone, and no temporary file stays
+    del faces
+    picture(100, 100, 8).save(tmp_path / "0.png")
+    del changed
+    prepare_faces(path, "HR", cache)
+    assert len(list(cache.iterdir())) == 1  # the old faces are gone, and no temporary file stays
+
+
+def test_each_framing_keeps_its_own_faces_and_lr_faces_have_one(tmp_path):
+    for number in range(3):
+        picture(100, 100, number).save(tmp_path / f"{number}.png")
+    for kind in ("HR", "LR"):
+        (tmp_path / f"{kind}_train.csv").write_text("0.png\n1.png\n2.png\n")
+    paths = [load_faces(tmp_path, "HR", "train", resize=resize).path for resize in (100, 90)]
+    assert paths[0] != paths[1] and all(path.exists() for path in paths)
+    assert load_faces(tmp_path, "HR", "train", resize=100).path == paths[0]
+    assert load_faces(tmp_path, "LR", "train", resize=100).path == load_faces(tmp_path, "LR", "train", resize=90).path
+
+
+def test_faces_that_are_read_are_not_removed_when_the_files_change(tmp_path):
+    picture(100, 100, 0).save(tmp_path / "0.png")
+    (tmp_path / "LR_train.csv").write_text("0.png\n")
+    faces = load_faces(tmp_path, "LR", "train")
+    picture(100, 100, 1).save(tmp_path / "0.png")
+    changed = load_faces(tmp_path, "LR", "train")  # as another program does
+    assert changed.path != faces.path
+    again = pickle.loads(pickle.dumps(faces))  # as a worker process opens it
+    assert torch.equal(again[[0]][0], faces[[0]][0]) and not torch.equal(again[[0]][0], changed[[0]][0])
+    del faces, again
+    picture(100, 100, 2).save(tmp_path / "0.png")
+    load_faces(tmp_path, "LR", "train")
+    assert not [path for path in (tmp_path / ".cache").iterdir() if path.suffix == ".tmp"]
+
+
+def test_batches_are_dense(tmp_path):
+    """A view with gaps cannot be sent to a GPU from pinned memory in one piece."""
+    rows = np.random.default_rng(0).integers(0, 256, (5, row_bytes("HR")), dtype=np.uint8)
+    rows.tofile(tmp_path / "x.faces")
+    faces = PreparedFaces(tmp_path / "x.faces", "HR")
+    for indices in ([3, 1], slice(1, 4), slice(None, None, 2)):
+        for part, side in zip(faces[indices], (64, 16)):
+            assert part.is_contiguous(memory_format=torch.channels_last) and part.shape[1:] == (3, side, side)
+            assert part.untyped_storage().nbytes() == part.numel()
+    y, x_c = faces[[3]]
+    assert y[0].permute(1, 2, 0).numpy().tobytes() + x_c[0].permute(1, 2, 0).numpy().tobytes() == rows[3].tobytes()
 
 
 def collect(indices):
