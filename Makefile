@@ -1,17 +1,21 @@
 # make demo: install into .venv, draw faces, train both stages briefly, super-resolve LR/; all its files are in demo/.
 # make test: install into .venv, with requirements-dev.txt, and run the tests.
+# make fake-cuda: both trainers on fake CUDA tensors, without a GPU; half a minute; not part of `make test`.
 # make soak: about 10 minutes of kills, hostile files and load; not part of `make test`.
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip install --disable-pip-version-check --quiet
 RUN = .venv/bin/python
 
-.PHONY: demo test soak lint clean
+.PHONY: demo test fake-cuda soak lint clean
 
 demo: .venv/.installed
 	PYTHON=$(RUN) bash recipes/demo.sh
 
 test: .venv/.installed-dev
 	$(RUN) -m pytest
+
+fake-cuda: .venv/.installed-dev
+	$(RUN) tests/fake_cuda.py
 
 soak: .venv/.installed-dev
 	$(RUN) tests/soak/kill.py

@@ -94,7 +94,7 @@ def build_parser() -> utils.Parser:
     option("crop", 64, "px of the resized image's centre that become the 64x64 HR face")
     option("seed", 0, "seed of the degradations, of the floor's faces and of the faces on the sheet")
     option("batch-size", 64, "faces in a batch; the results do not depend on it")
-    option("device", "auto", "auto: the GPU if there is one", choices=("auto", "cuda", "cpu"))
+    option("device", "auto", "auto: the GPU if there is one")
     option("precision", "fp32", "of all networks; bf16 is for a quick look", choices=("fp32", "bf16"))
     return parser
 

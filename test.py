@@ -65,7 +65,7 @@ def build_parser() -> utils.Parser:
     option("output", "Results", "folder of the results; for one image, also the name of a PNG file", **path)
     option("weights", "", "an sr.pth; empty: Trained_Models/sr.pth, or else the shipped weights/sr.pth", **path)
     option("batch-size", 64, "faces in a batch; the results do not depend on it")
-    option("device", "auto", "auto: the GPU if there is one", choices=("auto", "cuda", "cpu"))
+    option("device", "auto", "auto: the GPU if there is one")
     option("precision", "auto", "auto: bf16 where the hardware has it, else fp32", choices=("auto", "fp32", "bf16"))
     parser.add_argument(
         "--skip-existing", action="store_true", help="leave out inputs that have a result already: to resume after a stop"

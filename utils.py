@@ -27,6 +27,8 @@ SAMPLE_FACES = 64  # how many faces of a test list the PSNR in the log is measur
 SHEET_COLUMNS = 8  # how many faces a sample sheet shows
 SAMPLE_SEED = 1234  # of the noise in sample sheets: the same z at every step and in every run
 SHIPPED = Path(__file__).resolve().parent / "weights"  # trained by this project
+# What a RuntimeError says if memory is lacking: the CPU's two, CUDA's, cuBLAS's and cuDNN's
+OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
 NO_WEIGHTS = "train with train_h2l.py and train.py (or try everything with `make demo`), or name another file"
 
 
@@ -58,8 +60,8 @@ def explain_out_of_memory(
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        cpu = isinstance(error, MemoryError) or "can't allocate memory" in str(error) or "not enough memory" in str(error)
-        if not cpu and not isinstance(error, torch.OutOfMemoryError):
+        known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+        if not known and not any(sign in str(error) for sign in OUT_OF_MEMORY):
             raise
         first_line = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"out of memory with --batch-size {batch_size} ({first_line}): {remedy}") from error
@@ -94,6 +96,8 @@ class Parser(argparse.ArgumentParser):
         Values with the metavar PATH, the default for text, or DIR are paths: ~ becomes the home folder.
         """
         origin = f", {source}" if source else ""
+        if name == "device":
+            settings |= {"type": device_name, "choices": ("auto", "cuda", "cpu")}
         if "choices" not in settings and "action" not in settings:
             settings.setdefault("metavar", {int: "N", float: "X"}.get(type(default), "PATH"))
             settings.setdefault("type", os.path.expanduser if settings["metavar"] in ("PATH", "DIR") else type(default))
@@ -174,13 +178,39 @@ def thread_count() -> int:
 # --- devices -----------------------------------------------------------------------------------------------------
 
 
+def device_name(text: str) -> str:
+    """--device: as it is, but for Apple's GPUs, which are refused with the reason."""
+    if text == "mps":
+        raise argparse.ArgumentTypeError("mps has no float64, which the Sinkhorn distance needs; use --device cpu")
+    return text
+
+
 def choose_device(choice: str) -> torch.device:
-    """auto, cuda or cpu -> the device; under torchrun each process has the GPU of its local rank."""
+    """auto, cuda or cpu -> the device; under torchrun each process has the GPU of its local rank.
+
+    auto takes the CPU, and says why, where a GPU does not compute. Raises UserError for a GPU that
+    is asked for and is not there or does not compute. fp32 is fp32 from then on: by default cuDNN
+    rounds the factors of its convolutions to the 10 bits of TF32.
+    """
+    torch.backends.cudnn.allow_tf32 = False
     if choice == "cpu" or (choice == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise UserError("--device cuda: PyTorch finds no CUDA GPU; use --device cpu or install PyTorch's CUDA build")
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    rank, count = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+    # Some launchers, such as Slurm, show each process its own GPU alone
+    index = 0 if count == 1 and os.environ.get("CUDA_VISIBLE_DEVICES") else rank
+    if index >= count:
+        raise UserError(f"process {rank} of this machine has no GPU ({count} in all): start at most {count} processes here")
+    device = torch.device("cuda", index)
+    try:  # PyTorch also lists GPUs that its build has no kernels for
+        torch.ones(2, device=device).sum().item()
+    except RuntimeError as error:
+        reason = f"the GPU {torch.cuda.get_device_name(device)} does not compute ({str(error).splitlines()[0]})"
+        if choice == "cuda":
+            raise UserError(f"--device cuda: {reason}; use --device cpu, or another build of PyTorch") from error
+        print(f"note: {reason}: computing on the CPU", flush=True)
+        return torch.device("cpu")
     torch.cuda.set_device(device)
     return device
 
@@ -239,12 +269,21 @@ def unwrap(network: nn.Module) -> nn.Module:
 # --- checkpoints -------------------------------------------------------------------------------------------------
 
 
+def to_cpu(content: Any) -> Any:
+    """A state with its tensors on the CPU: through dictionaries, lists and tuples."""
+    if isinstance(content, Tensor):
+        return content.cpu()
+    if isinstance(content, dict):
+        return {key: to_cpu(value) for key, value in content.items()}
+    return type(content)(map(to_cpu, content)) if isinstance(content, (list, tuple)) else content
+
+
 def save_checkpoint(path: Path, kind: str, content: dict) -> None:
     """Write a checkpoint atomically.
 
     kind: what it holds: "h2l", "sr" (weights) or "h2l_state", "sr_state" (everything a run needs to resume).
     """
-    content = {"kind": kind, "version": CHECKPOINT_VERSION, **content}
+    content = {"kind": kind, "version": CHECKPOINT_VERSION, **to_cpu(content)}  # errors of the GPU come before the file
     write_whole(path, lambda temporary: torch.save(content, temporary))
 
 

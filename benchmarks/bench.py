@@ -447,7 +447,7 @@ def main() -> None:
     parser = utils.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"any of {', '.join(BENCHES)} (default: all)")
     parser.option("rounds", 7, "rounds of each measurement")
-    parser.option("device", "auto", "auto: the GPU if there is one", choices=("auto", "cuda", "cpu"))
+    parser.option("device", "auto", "auto: the GPU if there is one")
     parser.option("precision", "auto", "auto: bf16 where the hardware has it, else fp32", choices=("auto", "fp32", "bf16"))
     parser.option("out", "", "also write the tables to this file")
     parser.add_argument("--child", help=argparse.SUPPRESS)

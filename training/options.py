@@ -41,7 +41,7 @@ def training_parser(description: str, batch_size: int, epochs: int, decay: float
     option("gradient-penalty-weight", 10.0, "weight of the gradient penalty", "Gulrajani et al. 2017 and reference")
     option("seed", 0, "seed of the initial weights, the noise and the order of the faces")
     parser.section("machine")
-    option("device", "auto", "auto: the GPU if there is one", choices=("auto", "cuda", "cpu"))
+    option("device", "auto", "auto: the GPU if there is one")
     option("precision", "auto", "auto: bf16 where the hardware has it, else fp32", choices=("auto", "fp32", "bf16"))
     option("workers", 0, "processes that load batches; 0 is nearly always enough, since faces are prepared beforehand")
     parser.section("files")
