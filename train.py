@@ -218,7 +218,9 @@ def train(options: argparse.Namespace, given: set[str]) -> None:
     run = Run("sr", options, given, COLUMNS)
     generator = load_generator(run)
     hr_train, _, _ = run.faces("HR_train"), run.faces("HR_test"), run.faces("LR_test")
-    stage = SuperResolution(run, generator, PerceptualLoss(utils.load_perceptual_weights(options.vgg_weights)))
+    with run.group.first():
+        vgg = utils.load_perceptual_weights(options.vgg_weights, run.say)
+    stage = SuperResolution(run, generator, PerceptualLoss(vgg))
     run.begin()
     stage.distribute()
     if options.freeze_batchnorm:

@@ -41,15 +41,20 @@ def run_script(main: Callable[[], None]) -> None:
     console.protect()
     try:
         main()
-        if distributed.is_initialized():
-            distributed.barrier()  # gloo may hang on a process that has already exited
-            distributed.destroy_process_group()
+        leave_group()
     except (UserError, FloatingPointError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
     except OSError as error:  # a full disk, a folder that vanished or became read-only
         sys.exit(f"error: {error}. Files written before are intact: fix the cause, and run the same command again")
+
+
+def leave_group() -> None:
+    """Let the processes of a run, if it has several, leave their group after all have come here."""
+    if distributed.is_initialized():
+        distributed.barrier()  # gloo may hang on a process that has already exited
+        distributed.destroy_process_group()
 
 
 @contextlib.contextmanager
@@ -433,11 +438,14 @@ class SuperResolver:
         return to_bytes(self.both(faces)[1] if ensemble else self(faces))
 
 
-def load_perceptual_weights(choice: str) -> dict[str, Tensor] | None:
-    """--vgg-weights: the state dict of VGG19's five convolutions up to conv3_1; None for random weights."""
+def load_perceptual_weights(choice: str, say: Callable[[str], None] = print) -> dict[str, Tensor] | None:
+    """--vgg-weights: the state dict of VGG19's five convolutions up to conv3_1; None for random weights.
+
+    say: prints a line.
+    """
     names = [f"{index}.{kind}" for _, _, index in VGG_CONVOLUTIONS for kind in ("weight", "bias")]
     if choice == "random":
-        print("perceptual network: random weights; good for smoke runs only")
+        say("perceptual network: random weights; good for smoke runs only")
         return None
     if choice == "imagenet":
         import torchvision  # here: it takes longer to import than all else that test.py needs

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 import utils
 from Datasets.faces import BatchIndices, FaceBatches, PreparedFaces, prepare_faces
+from training.group import Group
 from training.log import Log
 from training.options import adopt_options
 from training.state import check_fingerprints, find_state, move_aside
@@ -42,11 +43,10 @@ class Run:
         self.name, self.options = name, options
         self.out = Path(options.out)
         self.state_path = self.out / f"{name}_state.pth"
-        self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-        self.main = self.rank == 0
         self.device = utils.choose_device(options.device)
-        if self.world > 1:
-            distributed.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
+        self.group = Group(self.device)
+        self.rank, self.world = self.group.rank, self.group.size
+        self.main = self.rank == 0
         self.state = None if options.restart else find_state(self.out, name)
         if self.state is not None:
             for line in adopt_options(options, given, self.state, self.state_path):
@@ -83,10 +83,8 @@ class Run:
             options, data = self.options, Path(self.options.data)
             path, cache = data / f"{list_name}.csv", Path(options.cache or data / ".cache")
             arguments = (path, list_name[:2], cache, options.resize, options.crop)
-            faces = prepare_faces(*arguments) if self.main else None
-            if self.world > 1:
-                distributed.barrier()
-                faces = faces or prepare_faces(*arguments)
+            with self.group.first():
+                faces = prepare_faces(*arguments)
             if list_name.endswith("train") and len(faces) < options.batch_size:
                 raise UserError(
                     f"{path} has {len(faces)} usable faces, fewer than --batch-size {options.batch_size}: "
@@ -142,6 +140,7 @@ class Run:
         else:
             self._resume(self.state)
             self.state = None
+        self.group.check_iteration(self.iteration)
         if self.main:
             text = json.dumps(vars(options), indent=2) + "\n"
             utils.write_whole(self.out / f"{self.name}_options.json", lambda temporary: temporary.write_text(text))
@@ -300,6 +299,7 @@ class Run:
         if self.stop_signal:
             self.log.bar.close()
             self.say(f"stopped by signal {self.stop_signal} and saved at iteration {self.iteration}")
+            utils.leave_group()
             sys.exit(128 + self.stop_signal)
 
     def _check(self, terms: dict[str, Tensor]) -> None:
@@ -324,10 +324,7 @@ class Run:
 
     def _agree_to_stop(self) -> None:
         """Several processes: a signal that one of them got stops all of them after the same iteration."""
-        if self.world > 1:
-            stop = torch.tensor(self.stop_signal).to(self.device)
-            distributed.all_reduce(stop, distributed.ReduceOp.MAX)
-            self.stop_signal = int(stop)
+        self.stop_signal = max(self.group.values(self.stop_signal))
 
     def _move_schedules(self) -> None:
         with warnings.catch_warnings():  # the alignment's optimizer rightly has not stepped in the first epoch
