@@ -1,6 +1,6 @@
 """Both trainers from start to end on a machine without a GPU, with every tensor a fake one on a pretend cuda:0.
 
-    python tests/fake_cuda.py          # or: make fake-cuda; half a minute; needs gcc and PyTorch's CUDA build
+    python tests/fake_cuda.py          # or: make fake-cuda; about a minute; needs gcc and PyTorch's CUDA build
 
 PyTorch's FakeTensorMode carries shapes, strides, dtypes and devices through the whole CUDA path
 (autocast, autograd twice, fused optimizers, EMA, BatchNorm's statistics, sample sheets, saving) and
@@ -194,7 +194,7 @@ def run(module, *options):
     """One trainer from its options to its end."""
     written.clear()
     with FakeTensorMode(allow_non_fake_inputs=True), Values() as values, tempfile.TemporaryDirectory() as folder:
-        lengths = ["--critic-updates", "2", "--steps-per-epoch", "2", "--max-steps", "6", "--sample-every", "3"]
+        lengths = ["--critic-updates", "2", "--steps-per-epoch", "2", "--max-steps", "4", "--sample-every", "2"]
         module.main(["--device", "cuda", "--out", folder, *lengths, *options])
     print(f"fake-cuda: {module.__name__} {' '.join(options)}: {values.operations} operations, {dict(written)}", flush=True)
     assert written["sheet"] == 2, written
@@ -210,8 +210,9 @@ def main():
 
     DegradationGenerator.to = lambda self, *_, **__: self  # an error, planted: G stays on the CPU
     try:
-        run(train, *random_vgg)
+        run(train, *random_vgg, "--precision", "fp32")
     except RuntimeError as error:
+        assert "device" in str(error), error
         print(f"fake-cuda: a network that was left on the CPU is found: {str(error).splitlines()[0]}")
     else:
         sys.exit("fake-cuda: a network that was left on the CPU was NOT found: this check shows nothing")
