@@ -1,48 +1,105 @@
-"""Halve an inference file (h2l.pth, sr.pth) for publication, and write into it what it was trained on and its terms.
+"""Export an inference file: for publication, in half precision, or as an ONNX file for other programs.
 
 python export.py Trained_Models/sr.pth weights/sr.pth --trained-on "LFW, 10,837 faces" --licence "research only"
+python export.py Trained_Models/sr.pth face_sr.onnx    # pip install onnx onnxscript
 
-test.py, evaluate.py and train.py read the result like the original, and the first two print what was written into it.
+test.py, evaluate.py and train.py read a .pth like the original, and the first two print what was written into it.
 """
 
 import argparse
+import importlib.util
+import warnings
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 import utils
+from models import LR_SIZE, Decoder, FeatureExtractor
+
+REMEDY = "name an h2l.pth or sr.pth that a training run has written"
 
 
 def build_parser() -> utils.Parser:
     parser = utils.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", metavar="SOURCE", help="h2l.pth or sr.pth of a run")
-    parser.add_argument("target", metavar="TARGET", help="the file to write")
-    parser.add_argument("--trained-on", required=True, metavar="TEXT", help="the data and the length of the training")
-    parser.add_argument("--licence", required=True, metavar="TEXT", help="the terms under which others may use the weights")
+    parser.add_argument("source", metavar="SOURCE", help="h2l.pth or sr.pth of a run; sr.pth for ONNX")
+    parser.add_argument("target", metavar="TARGET", help="the file to write, .pth or .onnx")
+    parser.add_argument("--trained-on", metavar="TEXT", help=".pth: the data and the length of the training")
+    parser.add_argument("--licence", metavar="TEXT", help=".pth: the terms under which others may use the weights")
+    parser.option("pixels", "8-bit", ".onnx: input and output as uint8 or as fp32 in [-1, 1]", choices=("8-bit", "unit"))
     return parser
 
 
-def half(tensor: torch.Tensor) -> torch.Tensor:
+def half(tensor: Tensor) -> Tensor:
     """A matrix or kernel in fp16 if every value fits its range, else the tensor as it was: vectors, BatchNorm's counters."""
     fits = tensor.is_floating_point() and tensor.abs().max() < torch.finfo(torch.float16).max
     return tensor.half() if fits and tensor.dim() > 1 else tensor.clone()  # vectors are few, and the most sensitive
 
 
-def main(argv: list[str] | None = None) -> None:
-    options = build_parser().parse_args(argv)
-    source, target = Path(options.source), Path(options.target)
-    remedy = "name an h2l.pth or sr.pth that a training run has written"
-    content = utils.load_tensors(source, remedy)
-    kind = content.get("kind") if isinstance(content, dict) else None
-    if kind not in ("h2l", "sr"):
-        raise utils.UserError(f"{source} is not an inference file of this project: {remedy}")
-    content = utils.load_checkpoint(source, kind, remedy)
+def export_half(content: dict, kind: str, target: Path, trained_on: str, licence: str) -> None:
+    """Write an inference file in half precision, with what it was trained on and its terms."""
     content["weights"] = {
         name: {key: half(tensor) for key, tensor in weights.items()} for name, weights in content["weights"].items()
     }
-    content["about"] = {"trained on": options.trained_on, "licence": options.licence}
-    target.parent.mkdir(parents=True, exist_ok=True)
+    content["about"] = {"trained on": trained_on, "licence": licence}
     utils.save_checkpoint(target, kind, content)
+
+
+class SuperResolution(nn.Module):
+    """S(E(x)) as one network, from and to 8-bit pixels or [-1, 1]."""
+
+    def __init__(self, extractor: FeatureExtractor, decoder: Decoder, eight_bit: bool) -> None:
+        super().__init__()
+        self.extractor, self.decoder, self.eight_bit = extractor, decoder, eight_bit
+
+    def forward(self, faces: Tensor) -> Tensor:
+        """faces: [N, 3, 16, 16] -> [N, 3, 64, 64], RGB, both uint8 or both fp32; the latter is clamped to [-1, 1]."""
+        if not self.eight_bit:
+            return self.decoder(self.extractor(faces)).clamp(-1, 1)
+        return utils.to_bytes(self.decoder(self.extractor(utils.to_unit_range(faces))))
+
+
+def export_onnx(source: Path, target: Path, eight_bit: bool) -> None:
+    """Write E and S of an sr.pth, BatchNorm folded, as one ONNX file for batches of any size, by PyTorch's exporter.
+
+    Raises UserError without the packages onnx and onnxscript.
+    """
+    missing = [package for package in ("onnx", "onnxscript") if importlib.util.find_spec(package) is None]
+    if missing:
+        raise utils.UserError(f"{target} needs {' and '.join(missing)}: pip install onnx onnxscript")
+    resolver = utils.SuperResolver(source, torch.device("cpu"))
+    faces = torch.zeros(2, 3, LR_SIZE, LR_SIZE, dtype=torch.uint8 if eight_bit else torch.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own deprecations; nobody who exports can act on them
+        program = torch.onnx.export(
+            SuperResolution(resolver.extractor, resolver.decoder, eight_bit).eval(), (faces,), dynamo=True, verbose=False,
+            input_names=["faces"], output_names=["sr"], dynamic_shapes={"faces": {0: torch.export.Dim("N")}},
+        )  # fmt: skip
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()  # the exporter's stack traces, with paths of this machine
+    about = resolver.content.get("about")
+    program.model.metadata_props.update(about if isinstance(about, dict) else {})
+    utils.write_whole(target, lambda temporary: program.save(str(temporary), external_data=False))
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = build_parser()
+    options = parser.parse_args(argv)
+    source, target = Path(options.source), Path(options.target)
+    if target.suffix not in (".pth", ".onnx"):
+        parser.error(f"{target}: must end in .pth or .onnx")
+    if target.suffix == ".pth" and not (options.trained_on and options.licence):
+        parser.error("a .pth needs --trained-on and --licence: whoever gets the weights is told both")
+    content = utils.load_tensors(source, REMEDY)
+    kind = content.get("kind") if isinstance(content, dict) else None
+    if kind not in ("h2l", "sr"):
+        raise utils.UserError(f"{source} is not an inference file of this project: {REMEDY}")
+    content = utils.load_checkpoint(source, "sr" if target.suffix == ".onnx" else kind, REMEDY)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.suffix == ".onnx":
+        export_onnx(source, target, options.pixels == "8-bit")
+    else:
+        export_half(content, kind, target, options.trained_on, options.licence)
     print(f"{utils.describe(target, content)}; {target.stat().st_size / 1e6:.1f} MB")
 
 

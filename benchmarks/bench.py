@@ -5,7 +5,8 @@
     python benchmarks/bench.py --device cuda --out results.md       # a GPU: one call does it all
 
 Every time is the median of --rounds rounds, both sides in turn (A B A B ...). Peak memory is that of a process of its own.
-The sinkhorn part compares with what is installed of POT and geomloss: pip install POT geomloss
+The sinkhorn part compares with what is installed of POT and geomloss: pip install POT geomloss; the onnx part needs
+pip install onnx onnxscript onnxruntime.
 """
 
 import argparse
@@ -36,6 +37,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]  # run as a script, from an
 
 import reference  # noqa: E402
 
+import export  # noqa: E402
 import test as inference  # noqa: E402
 import train  # noqa: E402
 import train_h2l  # noqa: E402
@@ -318,6 +320,26 @@ def bench_test(options: argparse.Namespace, folder: Path) -> list[str]:
     ]
 
 
+def bench_onnx(options: argparse.Namespace, folder: Path) -> list[str]:
+    """The shipped network on 8-bit batches of 64, in PyTorch as test.py runs it and in onnxruntime, on the CPU."""
+    import onnxruntime
+
+    source, target = utils.SHIPPED / "sr.pth", folder / "face_sr.onnx"
+    export.export_onnx(source, target, eight_bit=True)
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(target, settings, providers=["CPUExecutionProvider"])
+    faces = torch.randint(0, 256, (64, 3, 16, 16), dtype=torch.uint8)
+    device = torch.device("cpu")
+    precisions = [torch.float32, *([torch.bfloat16] if utils.choose_precision("auto", device) == torch.bfloat16 else [])]
+    functions = [functools.partial(utils.SuperResolver(source, device, precision).pictures, faces) for precision in precisions]
+    *taken, onnx = in_turn(options.rounds, *functions, lambda: session.run(None, {"faces": faces.numpy()}))
+    lines = ["## ONNX, batches of 64", "| | images/s | ratio |", "|---|---|---|"]
+    for name, duration in zip([*(f"PyTorch, {str(precision)[6:]}" for precision in precisions), "onnxruntime"], [*taken, onnx]):
+        lines.append(f"| {name} | {len(faces) / duration:.1f} | {taken[0] / duration:.2f} |")
+    return lines
+
+
 def start_up(code: str | None, arguments: list[str]) -> float:
     """Seconds that a new Python takes for a line of code, or for test.py with these arguments."""
     command = ["-c", code] if code else [str(ROOT / "test.py"), *arguments]
@@ -435,6 +457,7 @@ BENCHES: dict[str, Callable[[argparse.Namespace, Path], list[str]]] = {
     "stage1": functools.partial(bench_stage, "stage1"),
     "stage2": functools.partial(bench_stage, "stage2"),
     "test": bench_test,
+    "onnx": bench_onnx,
     "data": bench_data,
     "sinkhorn": bench_sinkhorn,
     "scaling": bench_scaling,

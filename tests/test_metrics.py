@@ -1,4 +1,4 @@
-"""evaluate.py: closed-form cases of what it measures, and the script driven as users do; export.py; BatchNorm's statistics."""
+"""evaluate.py: closed-form cases of what it measures, and the script driven as users do; BatchNorm's statistics."""
 
 import json
 import sys
@@ -14,7 +14,6 @@ from torch import nn
 
 import degradations
 import evaluate
-import export
 import utils
 from Datasets.images import load_image, prepare_hr, prepare_lr
 from Datasets.lists import read_list
@@ -377,35 +376,6 @@ def test_own_weights_come_before_the_shipped_ones(tmp_path, monkeypatch):
     own.touch()
     assert utils.find_weights("", "sr") == own
     assert utils.find_weights("a/b.pth", "sr") == Path("a/b.pth")
-
-
-def test_an_exported_file_is_half_as_large_and_gives_the_same_pictures(lively, tmp_path):
-    target = tmp_path / "weights" / "sr.pth"
-    result = run_script("export.py", lively, target, "--trained-on", "drawn faces", "--licence", "do as you like")
-    assert result.returncode == 0, result.stderr
-    assert target.stat().st_size < 0.8 * lively.stat().st_size
-    Image.fromarray(faces(1, 16)[0].permute(1, 2, 0).numpy()).save(tmp_path / "face.png")
-    pictures = []
-    for number, weights in enumerate((lively, target)):
-        out = tmp_path / str(number)
-        where = ["--input", tmp_path / "face.png", "--output", out, "--precision", "fp32"]
-        result = run_script("test.py", "--weights", weights, *where)
-        assert result.returncode == 0, result.stderr
-        pictures.append(np.asarray(Image.open(out / "face.png")).astype(int))
-    assert "trained on: drawn faces; licence: do as you like" in result.stdout
-    assert np.abs(pictures[0] - pictures[1]).max() <= 2
-
-
-def test_only_inference_files_are_exported(sr, tmp_path):
-    with pytest.raises(utils.UserError, match="is not an inference file"):
-        export.main([str(sr.with_name("sr_state.pth")), str(tmp_path / "a.pth"), "--trained-on", "a", "--licence", "b"])
-
-
-def test_halving_keeps_what_does_not_fit():
-    assert export.half(torch.ones(2, 2)).dtype == torch.float16
-    assert export.half(torch.ones(2)).dtype == torch.float32
-    assert export.half(torch.full((2, 2), 1e6)).dtype == torch.float32
-    assert export.half(torch.tensor(3)).dtype == torch.int64
 
 
 def test_the_end_of_training_measures_batchnorm_anew(sr):
