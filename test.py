@@ -159,7 +159,7 @@ def ahead(pool: Executor, function: Callable[[Any], Any], items: Iterable, count
 def decode(pair: tuple[Path, Path]) -> Face | ImageError:
     """(input, output) -> the face, or why the input cannot be used."""
     try:
-        image = load_image(pair[0])
+        image = load_image(pair[0], LR_SIZE)
     except ImageError as error:
         return error
     return Face(prepare_lr(image), image.size, pair[1])

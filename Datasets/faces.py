@@ -21,13 +21,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
-from tqdm import tqdm
 
 from Datasets import formats, images, shared_files
 from Datasets.images import DamagedImageError, ImageError
 from Datasets.lists import read_list
 from models import HR_SIZE, LR_SIZE
-from utils import UserError
+from utils import UserError, progress, thread_count
 
 BAD_FILES_LIMIT = 0.01  # the share of a list's files that may fail to decode
 CACHE_VERSION = 2
@@ -120,7 +119,7 @@ def prepare_faces(path: Path, kind: str, cache: Path, resize: int = 100, crop: i
     files that a system made, such as ._name.png.
     """
     path, cache = Path(path), Path(cache)
-    with ThreadPoolExecutor(images.decoding_threads()) as pool:
+    with ThreadPoolExecutor(thread_count()) as pool:
         rows = read_list(path)
         states = _check_files(pool, path, rows, cache)
         name, key = _cache_names(path, rows, states, kind, resize, crop)
@@ -210,7 +209,7 @@ def _decode_files(
     places = np.split(np.argsort(numbers, kind="stable"), np.cumsum(np.bincount(numbers))[:-1])
     bad: dict[int, str | ImageError] = {}
     enlarged: list[str] = []
-    with tqdm(desc=f"preparing {title}", total=len(files), unit="image", leave=False, disable=None) as bar:
+    with progress(desc=f"preparing {title}", total=len(files), unit="image", leave=False) as bar:
         results = (result for block in _blocks(files) for result in pool.map(decode, block))
         for row, file, place, (face, small) in zip(files.index, files, places, results):
             bar.update()

@@ -21,7 +21,6 @@ from utils import UserError
 # Pillow only warns about pictures of over 89 million pixels; decoding one would take up to a gigabyte
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
-MOST_THREADS = 8  # each holds a decoded picture; more gain nothing, since the disk and Python limit them
 DRAFT_PIXELS = 4_000_000  # JPEG files of more pixels are decoded at a reduced size
 DRAFT_MARGIN = 4  # a reduced size is at least so many times the one that is asked for
 HUGE_PIXELS = 16_000_000  # of pictures with more pixels, as decoded, two at a time are in memory
@@ -44,12 +43,6 @@ class ImageError(Exception):
 
 class DamagedImageError(ImageError):
     """A file that begins like an image but does not decode: truncated, corrupt or too large."""
-
-
-def decoding_threads() -> int:
-    """How many threads decode images: one for each CPU that this process may use, at most 8."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return min(len(affinity(0)) if affinity else os.cpu_count() or 1, MOST_THREADS)
 
 
 def load_image(path: str | os.PathLike, shorter_side: int | None = None) -> Image.Image:

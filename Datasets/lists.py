@@ -12,7 +12,7 @@ import pandas as pd
 from PIL import Image
 
 from Datasets import formats
-from utils import UserError
+from utils import UserError, plural
 
 REMEDY = "make the lists with Datasets/make_csv.py, or name their folder with --data"
 SEPARATORS = ",;\t"
@@ -66,6 +66,7 @@ def write_list(images: Iterable[str], path: Path) -> None:
     rows = [os.path.relpath(image, folder) if image.startswith(folder + os.sep) else image for image in images]
     rows = [os.fsencode(row).decode() for row in rows]  # UTF-8, also under LC_ALL=C
     pd.DataFrame({"path": rows}).to_csv(path, index=False, encoding="utf-8")
+    print(f"{path}: {plural(len(rows), 'image')}")
 
 
 # --- reading -----------------------------------------------------------------------------------------------------

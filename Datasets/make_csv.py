@@ -4,91 +4,176 @@
     python Datasets/make_csv.py --hr a b --lr c --hr-test d --lr-test e --out Datasets
 
 HR and LR folders are searched with their sub-folders and need not show the same people. Without --hr-test and --lr-test a
-random part of the images becomes the test lists.
+random part of the images becomes the test lists. Every picture is decoded: what training would refuse is left out, and
+left_out.csv beside the lists names it with the reason.
 """
 
 import argparse
 import os
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, from any folder
-from Datasets.images import walk_files  # noqa: E402
+from Datasets.images import ImageError, load_image, too_small, walk_files  # noqa: E402
+from Datasets.lists import write_list  # noqa: E402
+from models import HR_SIZE, LR_SIZE  # noqa: E402
+from utils import Parser, UserError, plural, progress, run_script, thread_count  # noqa: E402
+
+BLOCK = 4096  # files that are decoded at a time
 
 
-def find_images(folders: list[str]) -> list[str]:
-    """All files below the folders whose extension Pillow can read, as absolute paths, sorted."""
-    extensions = {extension for extension, name in Image.registered_extensions().items() if name in Image.OPEN}
-    found = set()
-    for folder in folders:
-        if not os.path.isdir(folder):
-            raise SystemExit(f"error: {folder} is not a folder")
-        images = [os.path.abspath(file) for file in walk_files(folder) if file.suffix.lower() in extensions]
-        if not images:
-            raise SystemExit(f"error: {folder} has no images (formats: whatever Pillow reads)")
-        for image in images:
-            try:
-                image.encode("utf-8")
-            except UnicodeEncodeError as error:
-                raise SystemExit(f"error: the name {os.fsencode(image)!r} is not UTF-8; rename the file") from error
-        found.update(images)
-    return sorted(found)
+def build_parser() -> Parser:
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    folders = {"nargs": "+", "type": os.path.expanduser, "metavar": "DIR"}
+    parser.add_argument("--hr", required=True, help="folders of high-resolution faces (64 px or more)", **folders)
+    parser.add_argument("--lr", required=True, help="folders of real low-resolution faces", **folders)
+    parser.add_argument("--hr-test", help="test folders; without them a part of --hr is set aside", **folders)
+    parser.add_argument("--lr-test", help="test folders; without them a part of --lr is set aside", **folders)
+    parser.option("test-fraction", 0.1, "the part that is set aside")
+    parser.option("seed", 0, "seed of the split")
+    parser.option("out", "Datasets", "folder of the lists", metavar="DIR")
+    return parser
+
+
+# --- what is in the folders --------------------------------------------------------------------------------------
+
+
+def find_files(options: argparse.Namespace) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """The files of each option "hr", "lr", "hr_test", "lr_test", as absolute paths, sorted; and what is left out: path -> why.
+
+    Where one folder lies within another that is given, its files belong to it alone. Raises UserError for a folder that is
+    none, cannot be read, or has no files.
+    """
+    given = {name: getattr(options, name) or [] for name in ("hr", "lr", "hr_test", "lr_test")}
+    every = {os.path.realpath(folder) for folders in given.values() for folder in folders}
+    files: dict[str, list[str]] = {}
+    left_out: dict[str, str] = {}
+    for name, folders in given.items():
+        found: set[str] = set()
+        for folder in folders:
+            if not os.path.isdir(folder):
+                raise UserError(f"--{name.replace('_', '-')} {folder} is not a folder")
+            inner = every & set(_folders_within(folder, every))
+            for path in inner:
+                print(f"{path} is given by itself: its files are not taken for those of {folder}")
+            below = walk_files(folder, leave_out=lambda path, reason: left_out.update({os.path.abspath(path): reason}))
+            found.update(os.path.abspath(file) for file in below if not _is_within(file, inner))
+        files[name] = sorted(found)
+    return files, left_out
+
+
+def _folders_within(folder: str, others: set[str]) -> Iterator[str]:
+    """Those of some folders, as real paths, that lie below another one."""
+    outer = os.path.realpath(folder)
+    return (other for other in others if other != outer and Path(other).is_relative_to(outer))
+
+
+def _is_within(file: Path, folders: set[str]) -> bool:
+    return bool(folders) and any(str(parent) in folders for parent in Path(os.path.realpath(file)).parents)
+
+
+def why_not(file: str, kind: str) -> str | None:
+    """Why training would refuse a file in its lists of kind "hr" or "lr"; None if it is good."""
+    try:
+        os.fsencode(file).decode("utf-8")
+    except UnicodeDecodeError:
+        return "has a name that is not UTF-8 (rename the file)"
+    try:
+        image = load_image(file, HR_SIZE if kind == "hr" else LR_SIZE)
+    except ImageError as error:
+        return str(error)
+    return too_small(image) if kind == "hr" else None
+
+
+def check_files(name: str, files: list[str], pool: ThreadPoolExecutor) -> tuple[list[str], dict[str, str]]:
+    """Decode all files of an option; returns those that training takes, and the others with the reason."""
+    with progress(desc=f"checking --{name.replace('_', '-')}", total=len(files), unit="image", leave=False) as bar:
+        reasons: list[str | None] = []
+        for start in range(0, len(files), BLOCK):
+            for reason in pool.map(lambda file: why_not(file, name[:2]), files[start : start + BLOCK]):
+                reasons.append(reason)
+                bar.update()
+    good = [file for file, reason in zip(files, reasons) if reason is None]
+    return good, {file: reason for file, reason in zip(files, reasons) if reason is not None}
+
+
+def report(left_out: dict[str, str], out: Path) -> None:
+    """Write left_out.csv, with all that was left out, and print how many files it is, by reason."""
+    table = out / "left_out.csv"
+    if not left_out:
+        table.unlink(missing_ok=True)
+        return
+    rows = [(os.fsencode(path).decode("utf-8", "backslashreplace"), reason) for path, reason in sorted(left_out.items())]
+    pd.DataFrame(rows, columns=["path", "reason"]).to_csv(table, index=False, encoding="utf-8")
+    print(f"left out: {plural(len(rows), 'file')}, all named in {table}")
+    groups: dict[str, list[str]] = {}
+    for path, reason in rows:
+        groups.setdefault(reason if "pip install" in reason else reason.split(" (")[0], []).append(path)
+    for reason, paths in groups.items():
+        more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+        print(f"  {paths[0]}{more}: {reason}")
+
+
+# --- the lists ---------------------------------------------------------------------------------------------------
 
 
 def split(images: list[str], test_fraction: float, rng: np.random.Generator) -> tuple[list[str], list[str]]:
     """A random share of the images for the test list, at least one, the rest for training; both sorted."""
     if len(images) < 2:
-        raise SystemExit("error: one image cannot be split into a training and a test list; add images")
+        raise UserError("1 image cannot be split into a training and a test list: add images")
     count = min(max(1, round(test_fraction * len(images))), len(images) - 1)
     test = set(rng.choice(len(images), count, replace=False).tolist())
     return [image for i, image in enumerate(images) if i not in test], [images[i] for i in sorted(test)]
 
 
-def write_list(images: list[str], path: Path) -> None:
-    """One path a line under a header; paths below the list's folder are relative to it, so that it can be moved."""
-    folder = os.path.abspath(path.parent)
-    rows = [os.path.relpath(image, folder) if image.startswith(folder + os.sep) else image for image in images]
-    pd.DataFrame({"path": rows}).to_csv(path, index=False, encoding="utf-8")
-    print(f"{path}: {len(rows)} images")
+def make_lists(good: dict[str, list[str]], options: argparse.Namespace) -> dict[str, list[str]]:
+    """The files of the four lists, by name; UserError if a picture would be in a training list and its test list."""
+    lists = {}
+    for kind in ("hr", "lr"):
+        train, test = good[kind], good[f"{kind}_test"]
+        if getattr(options, f"{kind}_test"):
+            shared = set(train) & set(test)
+            if shared:
+                raise UserError(f"{plural(len(shared), f'{kind.upper()} image')} in both sets, such as {min(shared)}")
+        else:
+            train, test = split(train, options.test_fraction, np.random.default_rng([options.seed, kind == "lr"]))
+        lists |= {f"{kind.upper()}_train": train, f"{kind.upper()}_test": test}
+    both = {kind: set(lists[f"{kind}_train"]) | set(lists[f"{kind}_test"]) for kind in ("HR", "LR")}
+    shared = both["HR"] & both["LR"]
+    if shared:
+        print(f"warning: {plural(len(shared), 'image')} in HR and LR lists alike, such as {min(shared)}")
+    return lists
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--hr", nargs="+", required=True, metavar="DIR", help="folders of high-resolution faces (64 px or more)"
-    )
-    parser.add_argument("--lr", nargs="+", required=True, metavar="DIR", help="folders of real low-resolution faces")
-    parser.add_argument("--hr-test", nargs="+", metavar="DIR", help="test folders; without it a part of --hr is set aside")
-    parser.add_argument("--lr-test", nargs="+", metavar="DIR", help="test folders; without it a part of --lr is set aside")
-    parser.add_argument("--test-fraction", type=float, default=0.1, help="the part that is set aside (default: 0.1)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the split (default: 0)")
-    parser.add_argument("--out", type=Path, default=Path("Datasets"), help="where the lists go (default: Datasets)")
-    args = parser.parse_args(argv)
-    if not 0 < args.test_fraction < 1:
-        parser.error("--test-fraction must be between 0 and 1")
-
-    lists: dict[str, list[str]] = {}
-    for kind, folders, test_folders in (("HR", args.hr, args.hr_test), ("LR", args.lr, args.lr_test)):
-        train = find_images(folders)
-        if test_folders:
-            test = find_images(test_folders)
-            shared = set(train) & set(test)
-            if shared:
-                raise SystemExit(f"error: {len(shared)} {kind} images are in both sets, such as {min(shared)}")
-        else:
-            train, test = split(train, args.test_fraction, np.random.default_rng([args.seed, kind == "LR"]))
-        lists |= {f"{kind}_train": train, f"{kind}_test": test}
+    parser = build_parser()
+    options = parser.parse_args(argv)
+    if not 0 < options.test_fraction < 1:
+        parser.error(f"--test-fraction {options.test_fraction}: must be between 0 and 1")
+    out = Path(options.out)
+    files, left_out = find_files(options)
+    good = {}
     try:
-        args.out.mkdir(parents=True, exist_ok=True)
-        for name, images in lists.items():
-            write_list(images, args.out / f"{name}.csv")
+        out.mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor(thread_count()) as pool:
+            for name in files:
+                good[name], bad = check_files(name, files[name], pool)
+                left_out |= bad
+        report(left_out, out)
+        for name, images in good.items():
+            if getattr(options, name) and not images:
+                flag = f"--{name.replace('_', '-')}"
+                raise UserError(f"{flag} {' '.join(getattr(options, name))} has no usable images (see {out / 'left_out.csv'})")
+        for name, images in make_lists(good, options).items():
+            write_list(images, out / f"{name}.csv")
     except OSError as error:
-        raise SystemExit(f"error: cannot write to the folder {args.out} ({error})") from error
+        raise UserError(f"cannot write to the folder {out} ({error}): name another with --out") from error
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, from any folder
-from Datasets.make_csv import write_list  # noqa: E402
+from Datasets.lists import write_list  # noqa: E402
 
 SIZE = 100  # px, as the 64 px crop of `--resize 100 --crop 64` expects it
 SCALE = 4  # drawn so many times larger, then reduced: smooth edges

@@ -27,7 +27,7 @@ import utils  # noqa: E402
 from Datasets.boxes import SCALE, Box, face_square, is_inside, read_boxes  # noqa: E402
 from Datasets.detectors import PACKAGES, Detect, detect_faces, find_detector  # noqa: E402
 from Datasets.images import ImageError, load_image, prepare_hr, prepare_lr, walk_files  # noqa: E402
-from Datasets.make_csv import write_list  # noqa: E402
+from Datasets.lists import write_list  # noqa: E402
 from Datasets.public_sets import SETS, Source, read_set  # noqa: E402
 from models import HR_SIZE  # noqa: E402
 
