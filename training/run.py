@@ -28,6 +28,7 @@ from training.state import check_fingerprints, find_state, move_aside
 from utils import UserError
 
 SATURATED_UPDATES = 100  # consecutive generator updates with mostly saturated outputs stop a run
+READ_EVERY = 20  # iterations, at most, between reads of the terms from a GPU: each read waits for its work
 REFERENCE_EPOCH = {"h2l": 9143, "sr": 14066}  # iterations, with the authors' 182,866 HR faces
 
 
@@ -66,6 +67,9 @@ class Run:
         self.averages: dict[str, AveragedModel] = {}
         self.prepared: dict[str, PreparedFaces] = {}
         self.fingerprints: dict[str, str] = {}
+        self.unread: list[tuple[int, list[str], Tensor]] = []  # iteration, and its terms' names and values
+        self.read_every = READ_EVERY if self.device.type == "cuda" else 1
+        torch.backends.cudnn.benchmark = True  # the shapes stay the same; without effect on the CPU
         self.log = Log(self.out, name, columns, self.say)
         self.iteration = self.steps_per_epoch = self.total = self.saturated_updates = self.stop_signal = 0
 
@@ -274,25 +278,30 @@ class Run:
     def finish(self, terms: dict[str, Tensor], sample: Callable[[Path], dict[str, float]]) -> None:
         """Close an iteration: check its terms, move the schedules, save if it is time, and only then log and sample.
 
+        On a GPU the terms are read every READ_EVERY iterations, and before anything is logged, sampled or saved.
+
         terms: name -> scalar, for the log; "generator_loss" is there where the generator side was updated. sample: writes a
         sheet to the given path and returns measurements for the log.
         Raises FloatingPointError, before anything is saved, if a term is not finite.
         """
         self.iteration += 1
         options, last = self.options, self.iteration == self.total
-        self._check(terms)
         if "generator_loss" in terms:
             for name, average in self.averages.items():
                 average.update_parameters(self.networks[name])
         self._agree_to_stop()
         sampled = self.iteration % options.sample_every == 0 or last
         logged = self.iteration % options.log_every == 0 or sampled
+        saved = self.iteration % options.save_every == 0 or last or self.stop_signal
+        self.unread.append((self.iteration, list(terms), torch.stack([term.detach().float() for term in terms.values()])))
+        if logged or saved or len(self.unread) >= self.read_every:
+            self._read_terms()
         if logged and self.main:
             rate = next(iter(self.optimizers.values())).param_groups[0]["lr"]
             self.log.close_row(self.iteration, self.epoch(self.iteration), rate)
         if self.iteration % self.steps_per_epoch == 0:
             self._move_schedules()
-        if self.iteration % options.save_every == 0 or last or self.stop_signal:
+        if saved:
             self.save()
         if self.main:
             self._show(logged, sample if sampled else None)
@@ -302,13 +311,20 @@ class Run:
             utils.leave_group()
             sys.exit(128 + self.stop_signal)
 
-    def _check(self, terms: dict[str, Tensor]) -> None:
+    def _read_terms(self) -> None:
+        """Read the unread terms from the device, all at once, and check each iteration's in turn."""
+        values = torch.cat([terms for _, _, terms in self.unread]).tolist()
+        for iteration, names, _ in self.unread:
+            self._check(iteration, dict(zip(names, values)))
+            del values[: len(names)]
+        self.unread.clear()
+
+    def _check(self, iteration: int, values: dict[str, float]) -> None:
         """Count the terms for the log; raise FloatingPointError for one that is not finite, or for lasting saturation."""
-        values = dict(zip(terms, torch.stack([term.detach().float() for term in terms.values()]).tolist()))
         for name, value in values.items():
             if not np.isfinite(value):
                 raise FloatingPointError(
-                    f"{name} is {value} at iteration {self.iteration}. The last good state is "
+                    f"{name} is {value} at iteration {iteration}. The last good state is "
                     + (f"in {self.state_path}" if self.state_path.exists() else "not saved yet")
                     + "; lower the learning rates or use --precision fp32"
                 )
@@ -319,7 +335,7 @@ class Run:
         if self.saturated_updates >= SATURATED_UPDATES:
             raise FloatingPointError(
                 f"saturated: over half of the generator's output values were beyond [-1, 1] in each of the last "
-                f"{SATURATED_UPDATES} updates, at iteration {self.iteration}; the pictures are lost. Lower the learning rates"
+                f"{SATURATED_UPDATES} updates, at iteration {iteration}; the pictures are lost. Lower the learning rates"
             )
 
     def _agree_to_stop(self) -> None:
