@@ -2,282 +2,83 @@
 
 python evaluate.py                                                        # the user's own weights, or the shipped ones
 python evaluate.py --weights a/sr.pth b/sr.pth --features mobilenet_v2.pth --limit 200
+python evaluate.py --write-inputs inputs                                  # for another program, which writes results/
+python evaluate.py --results results                                      # a row for what it wrote
 
 Needs torchmetrics and, for --features inception, torch-fidelity: pip install torchmetrics torch-fidelity
 Prints a table, and writes --out (JSON: the same numbers, what each one is, and the protocol) and a sheet of pictures beside it.
 """
 
 import argparse
-import io
-import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # where PYTHONSAFEPATH is set, Python leaves it out
 
 import numpy as np
 import pandas as pd
 import torch
 import torchvision
-from PIL import Image
-from torch import Tensor, nn
-from torch.nn import functional
-from torchvision.transforms.v2 import functional as transforms
-from tqdm import tqdm
+from torch import Tensor
 
 import utils
-from Datasets.faces import prepare_faces
-from Datasets.images import prepare_lr
-from losses import PerceptualLoss, feature_points, sinkhorn_distance
-from losses.perceptual import IMAGENET_DEVIATION, IMAGENET_MEAN
-from models import HR_SIZE, LR_SIZE, DegradationGenerator
-from utils import to_bytes, to_unit_range
+from Datasets.faces import PreparedFaces, prepare_faces
+from losses import PerceptualLoss
+from metrics.definitions import DEFINITIONS, DEGRADATION_DEFINITIONS, GROUP_DEFINITIONS, RING_NAMES, describe_kinds
+from metrics.faces import consistency, exploded, measure_faces, psnr_apart_from_colour, spectrum
+from metrics.folders import list_names, read_groups, read_results, write_inputs
+from metrics.frechet import Frechet
+from metrics.inputs import DEGRADATIONS, DRAWN, FIXED, INPUTS, bicubic, make_inputs, make_unlearnt
+from models import DegradationGenerator
+from utils import SuperResolver, to_bytes, to_unit_range
 
-INSTALL = "pip install torchmetrics torch-fidelity"
 FEW_IMAGES = 2048  # Frechet distances of fewer images are biased upwards, more so the fewer they are
-DRAWS = 4  # of z, for each face
-BLUR = 3.0  # px of the HR face, standard deviation
-NOISE = 15.0  # of 255, standard deviation, on the LR face
-JPEG_QUALITY = 30
-EXPLODED = (0.2, 1.2)  # an image with more than this share of values beyond this, before clamping, has exploded
+LISTS = ("HR_train", "HR_test", "LR_train", "LR_test")
+GROUP_KINDS = ["clean", *FIXED]
+GROUPS = "groups/"  # before a kind of input: of the faces of --groups
 
-DEGRADATIONS = [*(f"z {draw}" for draw in range(1, DRAWS + 1)), "blur", "noise", "jpeg", "bilinear"]
-INPUTS = ["clean", "mixed", *DEGRADATIONS]
-DRAWN, FIXED = DEGRADATIONS[:DRAWS], DEGRADATIONS[DRAWS:]  # the degradation generator's, and those that no network makes
-FIDELITY = {"clean": ["clean"], "degraded": DRAWN, "mixed": ["mixed"]}  # column -> kinds of inputs
-
-DEFINITIONS = {
-    "real_fd": "Frechet distance between SR of the faces of LR_test and the crops of HR_test; lower is better",
-    "psnr_clean": "PSNR of SR of the clean LR face x_c against y; dB, RGB, 8 bits, the mean of the images' dB",
-    "psnr_degraded": f"the same for x_d = G(x_c, z), {DRAWS} draws of z an image",
-    "psnr_mixed": "the same for alpha x_c + (1 - alpha) x_d, the first draw of z",
-    "ssim_clean": "SSIM of SR of x_c against y; RGB, 8 bits, torchmetrics' default window",
-    "ssim_degraded": f"the same for x_d, {DRAWS} draws of z an image",
-    "ssim_mixed": "the same for the mix",
-    "perceptual_clean": "the training loss' perceptual distance of SR of x_c to y; its scale is that of the perceptual network",
-    "perceptual_degraded": f"the same for x_d, {DRAWS} draws of z an image",
-    "perceptual_mixed": "the same for the mix",
-    "psnr_eight": "PSNR against y, the mean over the eight degradations of each face",
-    **{f"psnr_{kind}": f"the same for {kind} alone" for kind in FIXED},
-    "consistency": "mean PSNR between the SR of each two of the eight degradations of a face; dB. Read it beside psnr_eight",
-    "consistency_z": f"the same between the {DRAWS} draws of z alone",
-    **{f"consistency_{kind}": f"the same between {kind} and each of the seven others" for kind in FIXED},
-    "feature_gap": "Sinkhorn distance between E(x_c) and E of the eight degradations, divided by that between E(x_c) of "
-    "different faces; lower is better",
-    "saturated_real": "share of values outside [-1, 1] before clamping, SR of LR_test",
-    "saturated_test": "the same, SR of all inputs made from HR_test",
-    "exploded_real": f"share of images with more than {EXPLODED[0]:.0%} of values beyond {EXPLODED[1]}, SR of LR_test",
-    "exploded_test": "the same, SR of all inputs made from HR_test",
-}  # fmt: skip
-DEGRADATION_DEFINITIONS = {
-    "psnr": f"PSNR of x_d against x_c, 16x16 px, {DRAWS} draws of z an image: does it still show the face?",
-    "fd": "Frechet distance to the real faces of LR_test, all enlarged by bicubic interpolation: does it look like them? "
-    "x_d: one draw of z an image. Floor: {floor} faces of LR_train",
-}
-
-Upscale = Callable[[Tensor], Tensor]  # uint8 [N, 3, 16, 16] -> [N, 3, 64, 64] in about [-1, 1], before clamping
+Index = slice | np.ndarray
+# (kind of input, which faces) -> one or two versions of their SR [N, 3, 64, 64], before clamping
+Make = Callable[[str, Index], tuple[Tensor, ...]]
 
 
 def build_parser() -> utils.Parser:
     parser = utils.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     option = parser.option
+    parser.section("what is measured")
+    option("weights", [], "one or more sr.pth; none: Trained_Models/sr.pth, or else weights/sr.pth, unless --results is given",
+           nargs="+", metavar="PATH", type=os.path.expanduser)  # fmt: skip
+    parser.switch("self-ensemble", "a second row for each weights file: test.py --self-ensemble")
+    option("results", [], "folders of SR pictures that any program made of what --write-inputs writes, a row each",
+           nargs="+", metavar="DIR", type=os.path.expanduser)  # fmt: skip
+    option("write-inputs", "", "write every input as PNG to this folder, and end", metavar="DIR")
+    parser.section("data")
     option("data", "Datasets", "folder of HR_train.csv, HR_test.csv, LR_train.csv and LR_test.csv", metavar="DIR")
     option("cache", "", "folder of the prepared faces; empty: .cache in the data folder", metavar="DIR")
-    option("weights", [], "one or more sr.pth; none: Trained_Models/sr.pth, or else weights/sr.pth", nargs="+", type=str)
+    option("groups", "", "CSV of further test faces with the columns path, age, gender, race: fidelity by each of these labels")
     option("h2l", "", "degradation generator; empty: Trained_Models/h2l.pth, or else weights/h2l.pth")
-    option("out", "Results/metrics.json", "the JSON; the sheet is written beside it")
-    option("features", "inception", "inception (FID), or a state dict of torchvision's MobileNetV2 (FD-MobileNetV2)")
-    option("vgg-weights", "imagenet", "perceptual network: imagenet, random, or a state dict, as for train.py")
-    parser.add_argument("--self-ensemble", action="store_true", help="a second row for each file: test.py --self-ensemble")
-    option("limit", 0, "measure on so many faces of each test list, chosen by seed; 0: all")
     option("alpha", 0.3, "part of the clean face in the mixed inputs, the same for all rows", "paper")
     option("resize", 100, "px that the shorter side of an HR image is resized to")
     option("crop", 64, "px of the resized image's centre that become the 64x64 HR face")
+    parser.section("how")
+    option("features", "inception", "inception (FID), or a state dict of torchvision's MobileNetV2 (FD-MobileNetV2)")
+    option("vgg-weights", "imagenet", "perceptual network: imagenet, random, or a state dict, as for train.py")
+    option("limit", 0, "measure on at most this many faces of each list, chosen by seed; 0: all")
     option("seed", 0, "seed of the degradations, of the floor's faces and of the faces on the sheet")
     option("batch-size", 64, "faces in a batch; the results do not depend on it")
     option("device", "auto", "auto: the GPU if there is one")
-    option("precision", "fp32", "of all networks; bf16 is for a quick look", choices=("fp32", "bf16"))
+    option("precision", "fp32", "of the super-resolution networks, as in test.py; what measures is always fp32; bf16 is for a "
+           "quick look", choices=("fp32", "bf16"))  # fmt: skip
+    option("out", "Results/metrics.json", "the JSON; the sheet is written beside it")
     return parser
 
 
-# --- feature networks of the Frechet distance --------------------------------------------------------------------
-
-
-class MobileNetFeatures(nn.Module):
-    """MobileNetV2's pooled features: uint8 [N, 3, H, W], resized to 224 px (bilinear) -> [N, 1280]."""
-
-    num_features = 1280
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        network = torchvision.models.mobilenet_v2()
-        remedy = "--features takes inception or a state dict of torchvision's mobilenet_v2()"
-        weights = utils.load_tensors(path, remedy)
-        if not isinstance(weights, dict):
-            raise utils.UserError(f"{path} is not a state dict: {remedy}")
-        utils.load_weights(network, weights, path)
-        self.layers = network.features.eval().requires_grad_(False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        images = functional.interpolate(images.float() / 255, size=(224, 224), mode="bilinear", align_corners=False)
-        images = transforms.normalize(images, IMAGENET_MEAN, IMAGENET_DEVIATION)
-        return self.layers(images.contiguous(memory_format=torch.channels_last)).float().mean(dim=(2, 3))
-
-
-class Frechet:
-    """Frechet distances to fixed references, by torchmetrics, in float64, with one feature network for all."""
-
-    def __init__(self, features: str, device: torch.device, autocast: Callable[[], torch.autocast]) -> None:
-        """features: "inception" or the path of MobileNetV2's state dict. Raises UserError with the remedy."""
-        try:
-            from torchmetrics.image.fid import FrechetInceptionDistance
-        except ImportError as error:
-            raise utils.UserError(f"evaluate.py needs {error.name}: {INSTALL}") from error
-        self.name = "FID" if features == "inception" else "FD-MobileNetV2"
-        self.device, self.autocast = device, autocast
-        try:
-            network = 2048 if features == "inception" else MobileNetFeatures(Path(features))
-            self.new = lambda: FrechetInceptionDistance(network, reset_real_features=False).to(device)
-            network = self.new().inception
-        except ModuleNotFoundError as error:
-            raise utils.UserError(f"--features inception needs torch-fidelity: {INSTALL}") from error
-        except OSError as error:
-            raise utils.UserError(
-                f"--features inception: the download of the FID network failed ({error}). Without a network, give"
-                " --features PATH, a state dict of torchvision's MobileNetV2"
-            ) from error
-
-    def reference(self, images: Iterator[Tensor], title: str):
-        """A metric that measures distances to these images: batches of uint8 [N, 3, H, W]."""
-        metric = self.new()
-        self._update(metric, images, title, real=True)
-        return metric
-
-    def distance(self, metric, images: Iterator[Tensor], title: str) -> float:
-        """The distance of these images, batches of uint8 [N, 3, H, W], to the metric's reference."""
-        metric.reset()
-        self._update(metric, images, title, real=False)
-        return metric.compute().item()
-
-    def _update(self, metric, images: Iterator[Tensor], title: str, real: bool) -> None:
-        with torch.inference_mode(), self.autocast():
-            for batch in tqdm(images, desc=f"{self.name} features, {title}", unit="batch", leave=False):
-                metric.update(batch.to(self.device), real=real)
-
-
-# --- inputs ------------------------------------------------------------------------------------------------------
-
-
-def bicubic(faces: Tensor) -> Tensor:
-    """The baseline: Pillow's bicubic filter x4, uint8 [N, 3, 16, 16] -> [N, 3, 64, 64] in about [-1, 1]."""
-    # antialias selects Pillow's filter (a = -0.5); it has no other effect on an enlargement
-    return functional.interpolate(to_unit_range(faces), size=(HR_SIZE, HR_SIZE), mode="bicubic", antialias=True)
-
-
-def to_images(faces: Tensor) -> Iterator[Image.Image]:
-    """uint8 [N, 3, H, W] -> Pillow's images."""
-    return map(Image.fromarray, faces.permute(0, 2, 3, 1).numpy())
-
-
-def from_images(images: Iterable[Image.Image]) -> Tensor:
-    """Pillow's images of one size -> uint8 [N, 3, H, W]."""
-    return torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2)
-
-
-def compress(image: Image.Image) -> Image.Image:
-    """What JPEG keeps of an image."""
-    stream = io.BytesIO()
-    image.save(stream, "JPEG", quality=JPEG_QUALITY)
-    return Image.open(stream)
-
-
-def make_inputs(y: Tensor, clean: Tensor, indices: np.ndarray, seed: int, alpha: float, degrade: Upscale) -> dict[str, Tensor]:
-    """Every kind of input of INPUTS from HR faces y, uint8 [N, 3, 64, 64], and x_c, uint8 [N, 3, 16, 16].
-
-    indices: the faces' places in their list: an image's draws depend on the seed and on these alone. degrade: G, from x_c in
-    [-1, 1] and z to x_d. Every input is rounded to 8 bits, as files are.
-    """
-    draws = [np.random.default_rng([seed, index]) for index in indices]
-    size = (DRAWS, DegradationGenerator.noise_channels)
-    z = torch.from_numpy(np.stack([rng.standard_normal(size, np.float32) for rng in draws]))
-    noise = torch.from_numpy(np.stack([rng.standard_normal((3, LR_SIZE, LR_SIZE), np.float32) for rng in draws]))
-    x_c = to_unit_range(clean)
-    x_d = [degrade(x_c, z[:, draw]).clamp(-1, 1) for draw in range(DRAWS)]
-    blurred = transforms.gaussian_blur(y, kernel_size=6 * int(BLUR) + 1, sigma=BLUR)
-    return {
-        "clean": clean,
-        "mixed": to_bytes(alpha * x_c + (1 - alpha) * x_d[0]),
-        **{f"z {draw + 1}": to_bytes(faces) for draw, faces in enumerate(x_d)},
-        "blur": from_images(prepare_lr(image) for image in to_images(blurred)),
-        "noise": (clean + NOISE * noise).round().clamp(0, 255).to(torch.uint8),
-        "jpeg": from_images(compress(image) for image in to_images(clean)),
-        "bilinear": from_images(image.resize((LR_SIZE, LR_SIZE), Image.Resampling.BILINEAR) for image in to_images(y)),
-    }
-
-
-# --- measurements ------------------------------------------------------------------------------------------------
-
-
-def exploded(images: Tensor) -> Tensor:
-    """Which images are lost: more than 20 % of their values beyond 1.2 before clamping; [N, 3, H, W] -> bool [N]."""
-    share, limit = EXPLODED
-    return (~(images.abs() <= limit)).float().flatten(1).mean(dim=1) > share  # NaN is lost, too
-
-
-def consistency(outputs: list[Tensor]) -> Tensor:
-    """Mean PSNR between each two of several versions of the same faces: k times [N, 3, H, W] in [-1, 1] -> [N], dB."""
-    return torch.stack([utils.psnr(a, b) for a, b in itertools.combinations(outputs, 2)]).mean(dim=0)
-
-
-def measure_faces(
-    raw: dict[str, Tensor], extract: Upscale | None, y: Tensor, inputs: dict[str, Tensor], others: Tensor,
-    perceptual: PerceptualLoss,
-) -> pd.DataFrame:  # fmt: skip
-    """Everything that is measured face by face on HR_test, one row a face; columns as in DEFINITIONS.
-
-    raw: the SR of each of the inputs, before clamping. extract: uint8 LR -> E, or None. others: x_c of a different face for
-    each face. feature_gap comes as its two distances, "gap_degraded" and "gap_others".
-    """
-    from torchmetrics.functional.image import structural_similarity_index_measure
-
-    table: dict[str, Tensor] = {}
-    target = to_unit_range(y)
-    psnr = {kind: utils.psnr(images, target) for kind, images in raw.items()}
-    target_features = perceptual.features(target)
-    for column, kinds in FIDELITY.items():
-        table[f"psnr_{column}"] = torch.stack([psnr[kind] for kind in kinds]).mean(dim=0)
-        ssim, distances = [], []
-        for kind in kinds:
-            images = to_bytes(raw[kind])
-            ssim.append(structural_similarity_index_measure(images.float(), y.float(), data_range=255.0, reduction="none"))
-            difference = perceptual.features(to_unit_range(images)).float() - target_features.float()
-            distances.append(difference.abs().flatten(1).mean(dim=1))
-        table[f"ssim_{column}"] = torch.stack(ssim).mean(dim=0)
-        table[f"perceptual_{column}"] = torch.stack(distances).mean(dim=0)
-    table["psnr_eight"] = torch.stack([psnr[kind] for kind in DEGRADATIONS]).mean(dim=0)
-    table |= {f"psnr_{kind}": psnr[kind] for kind in FIXED}
-    table["consistency"] = consistency([raw[kind] for kind in DEGRADATIONS])
-    table["consistency_z"] = consistency([raw[kind] for kind in DRAWN])
-    for kind in FIXED:
-        pairs = [utils.psnr(raw[kind], raw[other]) for other in DEGRADATIONS if other != kind]
-        table[f"consistency_{kind}"] = torch.stack(pairs).mean(dim=0)
-    if extract is not None:
-        clean = feature_points(extract(inputs["clean"]))
-        gaps = [sinkhorn_distance(clean, feature_points(extract(inputs[kind]))) for kind in DEGRADATIONS]
-        table["gap_degraded"] = torch.stack(gaps).mean(dim=0)
-        table["gap_others"] = sinkhorn_distance(clean, feature_points(extract(others)))
-    table["saturated_test"] = torch.stack([utils.saturated(images) for images in raw.values()]).mean(dim=0)
-    table["exploded_test"] = torch.stack([exploded(images).float() for images in raw.values()]).mean(dim=0)
-    return pd.DataFrame({name: values.double().cpu().numpy() for name, values in table.items()})
-
-
-def choose(length: int, count: int, seed: int) -> np.ndarray:
-    """`count` of `length` indices, sorted, chosen by seed; all if count is 0 or too large."""
-    return np.sort(np.random.default_rng(seed).permutation(length)[: count or length])
-
-
-def main(argv: list[str] | None = None) -> None:
-    parser = build_parser()
-    options = parser.parse_args(argv)
+def check(parser: utils.Parser, options: argparse.Namespace) -> None:
+    """End with an error of the parser if an option has a value that cannot work."""
     for name in ("limit", "seed"):
         if getattr(options, name) < 0:
             parser.error(f"--{name} {getattr(options, name)}: must be at least 0")
@@ -290,194 +91,409 @@ def main(argv: list[str] | None = None) -> None:
     if Path(options.out).is_dir() or Path(options.out).suffix.lower() == ".png":
         parser.error(f"--out {options.out}: must be the name of a JSON file; the sheet gets the same name with .png")
     utils.check_framing(parser, options)
+
+
+def choose(length: int, count: int, seed: int) -> np.ndarray:
+    """`count` of `length` indices, sorted, chosen by seed; all if count is 0 or too large."""
+    return np.sort(np.random.default_rng(seed).permutation(length)[: count or length])
+
+
+# --- faces -------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class TestFaces:
+    """The faces that everything is measured on, 8 bits; LR faces are [N, 3, 16, 16], HR faces [N, 3, 64, 64].
+
+    inputs: by kind of input, "real" for LR_test and with "groups/" before it for the faces of --groups.
+    names: of the files of each kind, as --write-inputs and --results have them, where one of these is given.
+    others: x_c of a different face for each face. floor_hr, floor_lr: faces of the training lists.
+    unlearnt: HR_test degraded at random, several times. labels: those of --groups, a column each.
+    """
+
+    y: Tensor
+    inputs: dict[str, Tensor]
+    names: dict[str, list[str]]
+    others: Tensor
+    floor_hr: Tensor
+    floor_lr: Tensor
+    unlearnt: list[Tensor]
+    groups_y: Tensor | None = None
+    labels: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+
+def prepare_lists(options: argparse.Namespace) -> dict[str, PreparedFaces]:
+    """The four lists. Raises UserError if one of them has under two faces."""
+    cache = Path(options.cache or Path(options.data, ".cache"))
+    lists = {
+        name: prepare_faces(Path(options.data, f"{name}.csv"), name[:2], cache, options.resize, options.crop) for name in LISTS
+    }
+    if min(map(len, lists.values())) < 2:
+        raise utils.UserError(f"{options.data}: each of the four lists needs at least 2 faces")
+    return lists
+
+
+def batched_inputs(
+    y: Tensor, clean: Tensor, indices: np.ndarray, options: argparse.Namespace, generator: DegradationGenerator,
+    device: torch.device,
+) -> dict[str, Tensor]:  # fmt: skip
+    """make_inputs in batches, with G on the device."""
+
+    def degrade(x_c: Tensor, z: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return generator(x_c.to(device), z.to(device)).cpu()
+
+    parts: list[dict[str, Tensor]] = []
+    for part in parts_of(len(y), options.batch_size, "inputs"):
+        parts.append(make_inputs(y[part], clean[part], indices[part], options.seed, options.alpha, degrade))
+    return {kind: torch.cat([part[kind] for part in parts]) for kind in INPUTS}
+
+
+def load_faces(options: argparse.Namespace, generator: DegradationGenerator, device: torch.device) -> TestFaces:
+    """Choose the faces by --limit and --seed and make every input of them."""
+    lists = prepare_lists(options)
+    seed = options.seed
+    chosen = {name: choose(len(lists[name]), options.limit, seed) for name in ("HR_test", "LR_test")}
+    y, clean = lists["HR_test"][chosen["HR_test"]]
+    (real,) = lists["LR_test"][chosen["LR_test"]]
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(len(y)))
+    others = torch.empty_like(clean)
+    others[order] = clean[order.roll(1)]  # a derangement: every face meets another one, seldom of the same person
+    faces = TestFaces(
+        y=y,
+        inputs={"real": real} | batched_inputs(y, clean, chosen["HR_test"], options, generator, device),
+        names={},
+        others=others,
+        floor_hr=lists["HR_train"][choose(len(lists["HR_train"]), len(real), seed)][0],
+        floor_lr=lists["LR_train"][choose(len(lists["LR_train"]), len(y), seed)][0],
+        unlearnt=make_unlearnt(y, chosen["HR_test"], seed),
+    )
+    if options.write_inputs or options.results:
+        for kind in faces.inputs:
+            name = "LR_test" if kind == "real" else "HR_test"
+            names = list_names(Path(options.data, f"{name}.csv"), len(lists[name]))
+            faces.names[kind] = [names[index] for index in chosen[name]]
+    if options.groups:
+        add_groups(faces, options, generator, device)
+    return faces
+
+
+def add_groups(
+    faces: TestFaces, options: argparse.Namespace, generator: DegradationGenerator, device: torch.device
+) -> None:  # fmt: skip
+    """Add the labelled faces of --groups and their inputs."""
+    y, clean, labels, names = read_groups(Path(options.groups))
+    chosen = choose(len(y), options.limit, options.seed)
+    faces.groups_y, faces.labels = y[chosen], labels.iloc[chosen].reset_index(drop=True)
+    inputs = batched_inputs(y[chosen], clean[chosen], chosen, options, generator, device)
+    for kind in GROUP_KINDS:
+        faces.inputs[GROUPS + kind] = inputs[kind]
+        faces.names[GROUPS + kind] = [names[index] for index in chosen]
+
+
+def parts_of(length: int, size: int, title: str) -> Iterator[slice]:
+    """Slices of at most `size` faces, with a progress bar."""
+    for begin in utils.progress(range(0, length, size), desc=title, unit="batch", leave=False):
+        yield slice(begin, min(begin + size, length))
+
+
+# --- measuring ---------------------------------------------------------------------------------------------------
+
+
+class Evaluation:
+    """The rows so far, and what is needed to measure another one."""
+
+    def __init__(self, options: argparse.Namespace, faces: TestFaces, frechet: Frechet, perceptual: PerceptualLoss) -> None:
+        self.options, self.faces, self.frechet, self.perceptual = options, faces, frechet, perceptual
+        self.device = frechet.device
+        self.out = Path(options.out)
+        self.report: dict[str, dict] = {"definitions": {}, "protocol": {}, "rows": {}, "degradation": {}}
+        y = [self.batches(faces.y, to_unit_range)]
+        self.references = {"real_fd": frechet.reference(*y, title="HR_test")}
+        if faces.groups_y is not None:
+            both = [self.batches(images, to_unit_range) for images in (faces.y, faces.groups_y)]
+            self.references["real_fd_both"] = frechet.reference(*both, title="HR_test and --groups")
+            self.report["groups"] = {}
+
+    def batches(self, faces: Tensor, function: Callable[[Tensor], Tensor] = bicubic) -> Iterator[Tensor]:
+        """uint8 faces -> batches of 8-bit pictures of what the function makes of them."""
+        for batch in faces.split(self.options.batch_size):
+            yield to_bytes(function(batch.to(self.device)))
+
+    def distances(self, pictures: Iterator[Tensor], title: str) -> dict[str, float]:
+        """Frechet distances to every reference: name, as in DEFINITIONS -> distance."""
+        found = self.frechet.distances(list(self.references.values()), pictures, title)
+        return dict(zip(self.references, found))
+
+    def degradation(self) -> None:
+        """Part 4: how near degraded faces come to real LR faces, and whether they still show the face."""
+        faces, clean = self.faces, self.faces.inputs["clean"]
+        sets = {"floor": [faces.floor_lr], "x_c": [clean], "x_d": [faces.inputs[kind] for kind in DRAWN]}
+        reference = self.frechet.reference(self.batches(faces.inputs["real"]), title="LR_test")
+        rows = self.report["degradation"]
+        rows["real"] = dict(zip(RING_NAMES, spectrum(faces.inputs["real"])))
+        for name, draws in {**sets, "unlearnt": faces.unlearnt}.items():
+            row: dict[str, float] = {}
+            if name in ("x_d", "unlearnt"):
+                target = to_unit_range(clean)
+                for measure, psnr in {"psnr": utils.psnr, "psnr_colour": psnr_apart_from_colour}.items():
+                    row[measure] = torch.stack([psnr(to_unit_range(x), target) for x in draws]).mean().item()
+            (row["fd"],) = self.frechet.distances([reference], self.batches(draws[0]), name)
+            rows[name] = row | dict(zip(RING_NAMES, spectrum(torch.cat(draws))))
+
+    def measure(
+        self, names: list[str], make: Make, kinds: list[str], extract: Callable[[Tensor], Tensor] | None = None,
+        before_rounding: bool = True,
+    ) -> None:  # fmt: skip
+        """A row for each version of the SR that make gives; the feature gap is the first one's.
+
+        kinds: those that make can make. extract: uint8 LR -> E. before_rounding: whether what make
+        gives was not clamped and rounded to 8 bits, so that it shows what exploded.
+        """
+        rows: list[dict[str, float]] = [{} for _ in names]
+        if "real" in kinds:
+            self.measure_real(names, rows, make)
+        self.measure_test(names, rows, make, [kind for kind in INPUTS if kind in kinds], extract)
+        for name, row in zip(names, rows):
+            unknown = () if before_rounding else ("saturated_real", "saturated_test", "exploded_real", "exploded_test")
+            self.report["rows"][name] = {
+                metric: float(row[metric]) for metric in DEFINITIONS if metric in row and metric not in unknown
+            }
+        if self.faces.groups_y is not None and all(GROUPS + kind in kinds for kind in GROUP_KINDS):
+            self.measure_groups(names, make)
+        self.save()
+        print(f"measured: {names[0]}; {self.out} has the numbers so far", flush=True)
+
+    def measure_real(self, names: list[str], rows: list[dict[str, float]], make: Make) -> None:
+        """Part 1: SR of the real faces of LR_test."""
+        pictures, lost, beyond = ([[] for _ in names] for _ in range(3))
+        for part in parts_of(len(self.faces.inputs["real"]), self.options.batch_size, f"{names[0]}, LR_test"):
+            for number, images in enumerate(make("real", part)):
+                pictures[number].append(to_bytes(images).cpu())
+                lost[number].append(exploded(images).float())
+                beyond[number].append(utils.saturated(images))
+        for number, (name, row) in enumerate(zip(names, rows)):
+            row |= self.distances(iter(pictures[number]), f"{name} of LR_test")
+            row["exploded_real"] = torch.cat(lost[number]).mean().item()
+            row["saturated_real"] = torch.cat(beyond[number]).mean().item()
+
+    def measure_test(
+        self, names: list[str], rows: list[dict[str, float]], make: Make, kinds: list[str],
+        extract: Callable[[Tensor], Tensor] | None,
+    ) -> None:  # fmt: skip
+        """Parts 2 and 3: fidelity and robustness, face by face."""
+        faces = self.faces
+        if not kinds:
+            return
+        tables: list[list[pd.DataFrame]] = [[] for _ in names]
+        for part in parts_of(len(faces.y), self.options.batch_size, f"{names[0]}, HR_test"):
+            inputs = {kind: faces.inputs[kind][part] for kind in kinds}
+            versions = {kind: make(kind, part) for kind in kinds}
+            y, others = faces.y[part].to(self.device), faces.others[part]
+            for number, table in enumerate(tables):
+                raw = {kind: images[number] for kind, images in versions.items()}
+                with torch.inference_mode():
+                    table.append(measure_faces(raw, None if number else extract, y, inputs, others, self.perceptual))
+        for row, table in zip(rows, tables):
+            means = pd.concat(table).mean(skipna=False)
+            if "gap_degraded" in means:
+                row["feature_gap"] = means.pop("gap_degraded") / means.pop("gap_others")
+            row |= means.to_dict()
+
+    def measure_groups(self, names: list[str], make: Make) -> None:
+        """Fidelity and consistency by the labels of --groups."""
+        faces = self.faces
+        tables: list[list[pd.DataFrame]] = [[] for _ in names]
+        for part in parts_of(len(faces.groups_y), self.options.batch_size, f"{names[0]}, --groups"):
+            target = to_unit_range(faces.groups_y[part].to(self.device))
+            versions = {kind: make(GROUPS + kind, part) for kind in GROUP_KINDS}
+            for number, table in enumerate(tables):
+                raw = {kind: images[number] for kind, images in versions.items()}
+                psnr = {kind: utils.psnr(images, target) for kind, images in raw.items()}
+                columns = {
+                    "psnr_clean": psnr["clean"],
+                    "psnr_four": torch.stack([psnr[kind] for kind in FIXED]).mean(dim=0),
+                    "consistency": consistency(list(raw.values())),
+                }
+                table.append(pd.DataFrame({name: values.double().cpu().numpy() for name, values in columns.items()}))
+        for name, table in zip(names, tables):
+            measured = pd.concat(table, ignore_index=True)
+            groups = {"all": measured}
+            for label in faces.labels:
+                for value, part in measured.groupby(faces.labels[label], observed=True):
+                    groups[f"{label} {value}"] = part
+            self.report["groups"][name] = {
+                group: {"faces": len(part)} | {column: float(mean) for column, mean in part.mean().items()}
+                for group, part in groups.items()
+            }
+
+    def save(self) -> None:
+        """Write the JSON: after every row, so that a stop keeps the rows so far."""
+        text = json.dumps(self.report, indent=2) + "\n"
+        utils.write_whole(self.out, lambda temporary: temporary.write_text(text))
+
+
+def network_maker(resolver: SuperResolver, inputs: dict[str, Tensor], ensemble: bool) -> Make:
+    """The SR of a network and, with ensemble, its self-ensemble."""
+
+    def make(kind: str, index: Index) -> tuple[Tensor, ...]:
+        return resolver.both(inputs[kind][index]) if ensemble else (resolver(inputs[kind][index]),)
+
+    return make
+
+
+def folder_maker(pictures: dict[str, Tensor], device: torch.device) -> Make:
+    """The pictures of a folder, kind -> uint8 [N, 3, 64, 64]."""
+    return lambda kind, index: (to_unit_range(pictures[kind][index].to(device)),)
+
+
+# --- the script --------------------------------------------------------------------------------------------------
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = build_parser()
+    options = parser.parse_args(argv)
+    check(parser, options)
     with utils.explain_out_of_memory(options.batch_size, "lower --batch-size, or use --device cpu"):
         evaluate(options)
 
 
 def evaluate(options: argparse.Namespace) -> None:
-    """Measure every row, print the table, write the JSON and the sheet."""
+    """Measure every row, print the tables, write the JSON and the sheet."""
     device = utils.choose_device(options.device)
-    dtype = utils.choose_precision(options.precision, device)
-    out = Path(options.out)
-    size = options.batch_size
-
-    def autocast() -> torch.autocast:
-        return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
-
     # Everything that can be missing is looked for before anything is measured
     h2l = utils.find_weights(options.h2l, "h2l")
-    loaded = utils.load_networks(h2l, "h2l", {"generator": DegradationGenerator}, utils.NO_WEIGHTS)
-    generator = loaded["generator"].to(device, memory_format=torch.channels_last)
-    print(utils.describe(h2l, loaded["content"]))
-    utils.remark_framing(h2l, loaded["content"], options)
-    networks: dict[str, utils.SuperResolver] = {}
-    for path in [utils.find_weights(given, "sr") for given in options.weights or [""]]:
-        networks[str(path)] = resolver = utils.SuperResolver(path, device, dtype)
+    generator, content = utils.load_degradation(h2l, utils.NO_WEIGHTS)
+    generator.to(device, memory_format=torch.channels_last)
+    print(utils.describe(h2l, content))
+    utils.remark_framing(h2l, content, options)
+    if options.write_inputs:
+        faces = load_faces(options, generator, device)
+        write_inputs(Path(options.write_inputs), {kind: (faces.names[kind], images) for kind, images in faces.inputs.items()})
+        print(f"written: {', '.join(faces.inputs)}, each a folder in {options.write_inputs}")
+        return
+    resolvers = load_resolvers(options, device)
+    perceptual = PerceptualLoss(utils.load_perceptual_weights(options.vgg_weights)).to(device)
+    frechet = Frechet(options.features, device)
+    faces = load_faces(options, generator, device)
+    results = {folder: read_results(Path(folder), faces.names) for folder in options.results}
+    try:
+        Path(options.out).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise utils.UserError(f"cannot make the folder {Path(options.out).parent} ({error}): name another --out") from error
+    smallest = min(len(faces.y), len(faces.inputs["real"]), len(faces.floor_hr))
+    few = f"; under {FEW_IMAGES}: compare it only with distances of as many" if smallest < FEW_IMAGES else ""
+    print(f"{frechet.name}: SR of {len(faces.inputs['real'])} real faces against {len(faces.y)} HR faces{few}")
+
+    evaluation = Evaluation(options, faces, frechet, perceptual)
+    describe_report(evaluation, h2l)
+    evaluation.degradation()
+    floor = evaluation.batches(faces.floor_hr, to_unit_range)
+    evaluation.report["rows"]["floor"] = evaluation.distances(floor, "HR_train")
+    makers: dict[str, tuple[list[str], Make]] = {}
+
+    def baseline(kind: str, index: Index) -> tuple[Tensor, ...]:
+        return (bicubic(faces.inputs[kind][index].to(device)),)
+
+    makers["bicubic"] = list(faces.inputs), baseline
+    evaluation.measure(["bicubic"], baseline, list(faces.inputs))
+    for name, resolver in resolvers.items():
+        make = network_maker(resolver, faces.inputs, options.self_ensemble)
+        rows = [name, f"{name}, self-ensemble"] if options.self_ensemble else [name]
+        makers[name] = list(faces.inputs), make
+        evaluation.measure(rows, make, list(faces.inputs), resolver.features)
+    for folder, pictures in results.items():
+        makers[folder] = list(pictures), folder_maker(pictures, device)
+        evaluation.measure([folder], makers[folder][1], list(pictures), before_rounding=False)
+
+    print_tables(evaluation.report, frechet.name)
+    sheet = evaluation.out.with_name(f"{evaluation.out.stem}.png")
+    save_sheet(sheet, faces, makers, options.seed)
+    print(f"written: {evaluation.out}, {sheet}")
+
+
+def load_resolvers(options: argparse.Namespace, device: torch.device) -> dict[str, SuperResolver]:
+    """The networks of --weights, by the names of their files; the default file where nothing else is to be measured."""
+    dtype = utils.choose_precision(options.precision, device)
+    resolvers = {}
+    for given in options.weights or ([] if options.results else [""]):
+        path = utils.find_weights(given, "sr")
+        resolvers[str(path)] = resolver = SuperResolver(path, device, dtype)
         print(resolver.description)
         utils.remark_framing(path, resolver.content, options)
-    perceptual = PerceptualLoss(utils.load_perceptual_weights(options.vgg_weights)).to(device)
-    frechet = Frechet(options.features, device, autocast)
-    cache = Path(options.cache or Path(options.data, ".cache"))
-    hr_train, hr_test, lr_train, lr_test = (
-        prepare_faces(Path(options.data, f"{name}.csv"), name[:2], cache, options.resize, options.crop)
-        for name in ("HR_train", "HR_test", "LR_train", "LR_test")
-    )
-    if min(map(len, (hr_train, hr_test, lr_train, lr_test))) < 2:
-        raise utils.UserError(f"{options.data}: each of the four lists needs at least 2 faces")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise utils.UserError(f"cannot make the folder {out.parent} ({error}): name another --out") from error
+    return resolvers
 
-    indices = choose(len(hr_test), options.limit, options.seed)
-    (real,) = lr_test[choose(len(lr_test), options.limit, options.seed)]
-    y, clean = hr_test[indices]
-    floor = choose(len(hr_train), len(real), options.seed)
-    smallest = min(len(y), len(real), len(floor))
-    few = f"; under {FEW_IMAGES}: compare it only with distances of as many" if smallest < FEW_IMAGES else ""
-    print(f"{frechet.name}: SR of {len(real)} real faces against {len(y)} HR faces{few}")
 
-    def batches(faces: Tensor, function: Upscale) -> Iterator[Tensor]:
-        """uint8 faces -> batches of 8-bit pictures of what the function makes of them."""
-        for batch in faces.split(size):
-            with torch.inference_mode(), autocast():
-                picture = function(batch.to(device))
-            yield to_bytes(picture)
-
-    def degrade(x_c: Tensor, z: Tensor) -> Tensor:
-        with torch.inference_mode(), autocast():
-            return generator(x_c.to(device), z.to(device)).float().cpu()
-
-    parts: list[dict[str, Tensor]] = []
-    for begin in tqdm(range(0, len(y), size), desc="inputs", unit="batch", leave=False):
-        part = slice(begin, begin + size)
-        parts.append(make_inputs(y[part], clean[part], indices[part], options.seed, options.alpha, degrade))
-    inputs = {kind: torch.cat([part[kind] for part in parts]) for kind in INPUTS}
-    order = torch.from_numpy(np.random.default_rng(options.seed).permutation(len(y)))
-    others = torch.empty_like(clean)
-    others[order] = clean[order.roll(1)]  # a derangement: every face meets another one, seldom of the same person
-
-    # (4) the degradation
-    lr_reference = frechet.reference(batches(real, bicubic), "LR_test")
-    psnr = torch.stack([utils.psnr(to_unit_range(inputs[kind]), to_unit_range(clean)) for kind in DRAWN])
-    lr_floor = lr_train[choose(len(lr_train), len(y), options.seed)][0]
-    degradation = {
-        "floor": {"fd": frechet.distance(lr_reference, batches(lr_floor, bicubic), "LR_train")},
-        "x_c": {"fd": frechet.distance(lr_reference, batches(clean, bicubic), "x_c")},
-        "x_d": {"psnr": psnr.mean().item(), "fd": frechet.distance(lr_reference, batches(inputs["z 1"], bicubic), "x_d")},
-    }
-
-    definitions = {
-        **DEFINITIONS,
-        "rows": f"floor: {len(floor)} crops of HR_train in place of SR; bicubic: x4 by Pillow's filter; else a weights file; "
-        "self-ensemble: the mean of its SR of a face and of the face's mirror image, mirrored back",
-        "eight degradations": f"{DRAWS} draws of z; Gaussian blur, {BLUR:g} px of the HR face; Gaussian noise, {NOISE:g} of "
-        f"255, and JPEG, quality {JPEG_QUALITY}, on the LR face; bilinear in place of bicubic reduction",
+def describe_report(evaluation: Evaluation, h2l: Path) -> None:
+    """Put into the report what its numbers are and how they were made."""
+    options, faces = evaluation.options, evaluation.faces
+    measured = {name: text for name, text in DEFINITIONS.items() if options.groups or name != "real_fd_both"}
+    evaluation.report["definitions"] |= {
+        **measured,
+        "rows": f"floor: {len(faces.floor_hr)} crops of HR_train in place of SR; bicubic: x4 by Pillow's filter; else a "
+        "weights file, or a folder of --results; self-ensemble: the mean of its SR of a face and of the face's mirror "
+        "image, mirrored back",
+        **describe_kinds(),
         "perceptual network": {"imagenet": "torchvision's VGG19, ImageNet"}.get(options.vgg_weights, options.vgg_weights),
-        **{f"degradation, {name}": text.format(floor=len(lr_floor)) for name, text in DEGRADATION_DEFINITIONS.items()},
+        **{f"degradation, {name}": text for name, text in DEGRADATION_DEFINITIONS.items()},
+        **({f"groups, {name}": text for name, text in GROUP_DEFINITIONS.items()} if options.groups else {}),
     }
-    protocol = {
-        **{name: getattr(options, name) for name in ("data", "alpha", "seed", "limit", "precision", "resize", "crop")},
-        **{"h2l": str(h2l), "hr_test": len(y), "lr_test": len(real)},
-        **{"frechet": frechet.name, "perceptual": options.vgg_weights},
-        **{"device": device.type, "torch": torch.__version__, "torchvision": torchvision.__version__},
-    }
-
-    # (1) realism; (2) fidelity and (3) robustness, face by face
-    hr_reference = frechet.reference(batches(y, to_unit_range), "HR_test")
-    rows: dict[str, dict[str, float]] = {
-        "floor": {"real_fd": frechet.distance(hr_reference, batches(hr_train[floor][0], to_unit_range), "HR_train")}
+    names = ("data", "groups", "alpha", "seed", "limit", "precision", "resize", "crop")
+    evaluation.report["protocol"] |= {
+        **{name: getattr(options, name) for name in names},
+        **{"h2l": str(h2l), "hr_test": len(faces.y), "lr_test": len(faces.inputs["real"])},
+        **{"frechet": evaluation.frechet.name, "perceptual": options.vgg_weights},
+        **{"device": evaluation.device.type, "torch": torch.__version__, "torchvision": torchvision.__version__},
     }
 
-    def measure(names: list[str], upscale: Callable[[Tensor], tuple[Tensor, ...]], extract: Upscale | None) -> None:
-        """A row for each of the SR that upscale makes of the same faces; the feature gap is the first one's."""
-        pictures, lost, beyond, tables = ([[] for _ in names] for _ in range(4))
-        for batch in tqdm(real.split(size), desc=f"{names[0]}, LR_test", unit="batch", leave=False):
-            with torch.inference_mode(), autocast():
-                versions = [images.float() for images in upscale(batch.to(device))]
-            for number, images in enumerate(versions):
-                pictures[number].append(to_bytes(images).cpu())
-                lost[number].append(exploded(images).float())
-                beyond[number].append(utils.saturated(images))
-        for begin in tqdm(range(0, len(y), size), desc=f"{names[0]}, HR_test", unit="batch", leave=False):
-            part = slice(begin, begin + size)
-            kinds = {kind: faces[part].to(device) for kind, faces in inputs.items()}
-            there = y[part].to(device), kinds, others[part].to(device)
-            with torch.inference_mode(), autocast():
-                versions = {kind: upscale(faces) for kind, faces in kinds.items()}
-                for number, table in enumerate(tables):
-                    raw = {kind: images[number].float() for kind, images in versions.items()}
-                    table.append(measure_faces(raw, None if number else extract, *there, perceptual))
-        for number, name in enumerate(names):
-            row = {"real_fd": frechet.distance(hr_reference, iter(pictures[number]), f"{name} of LR_test")}
-            row |= {"exploded_real": torch.cat(lost[number]).mean().item()}
-            row |= {"saturated_real": torch.cat(beyond[number]).mean().item()}
-            means = pd.concat(tables[number]).mean(skipna=False)
-            if "gap_degraded" in means:
-                row["feature_gap"] = means.pop("gap_degraded") / means.pop("gap_others")
-            row |= means.to_dict()
-            rows[name] = {metric: float(row[metric]) for metric in DEFINITIONS if metric in row}
-        report = {"definitions": definitions, "protocol": protocol, "rows": rows, "degradation": degradation}
-        utils.write_whole(out, lambda temporary: temporary.write_text(json.dumps(report, indent=2) + "\n"))
-        print(f"measured: {names[0]}; {out} has the numbers so far", flush=True)
 
-    measure(["bicubic"], lambda faces: (bicubic(faces),), None)
-    upscalers: dict[str, Upscale] = {"bicubic": bicubic}
-    for name, resolver in networks.items():
-        upscalers[name] = resolver
-        if options.self_ensemble:
-            mean = f"{name}, self-ensemble"
-            upscalers[mean] = lambda faces, resolver=resolver: resolver.both(faces)[1]
-            measure([name, mean], resolver.both, resolver.features)
-        else:
-            measure([name], lambda faces, resolver=resolver: (resolver(faces),), resolver.features)
-
-    print_tables(rows, degradation, frechet.name, definitions)
-    sheet = out.with_name(f"{out.stem}.png")
-    save_sheet(sheet, y, inputs, real, upscalers, autocast, device, options.seed)
-    print(f"written: {out}, {sheet}")
-
-
-def print_tables(rows: dict, degradation: dict, name: str, definitions: dict) -> None:
+def print_tables(report: dict, name: str) -> None:
     """The numbers, one column a row of the JSON, with as many digits as they are worth; then what each one is."""
 
     def text(metric: str, value: float) -> str:
-        digits = 1 if metric.endswith("fd") else 2 if metric.startswith(("psnr", "consistency")) else 4
+        if metric == "faces":
+            return f"{value:.0f}"
+        digits = 1 if "fd" in metric else 2 if metric.startswith(("psnr", "consistency")) else 4
         return "-" if np.isnan(value) else f"{value:.{digits}f}"
 
-    table = pd.DataFrame(rows).reindex(list(DEFINITIONS))
-    shown = pd.DataFrame({column: [text(metric, table.at[metric, column]) for metric in table.index] for column in table})
-    shown.index = [metric if metric != "real_fd" else f"real_fd ({name})" for metric in table.index]
-    print(f"\n{shown.to_string()}\n")
-    shown = pd.DataFrame(
-        {row: [text(metric, values.get(metric, np.nan)) for metric in ("psnr", "fd")] for row, values in degradation.items()},
-        index=["psnr", f"fd ({name})"],
-    )
-    print(f"degradation\n{shown.to_string()}\n")
+    def show(rows: dict[str, dict[str, float]], metrics: list[str]) -> str:
+        columns = {row: [text(metric, values.get(metric, np.nan)) for metric in metrics] for row, values in rows.items()}
+        index = [f"{metric} ({name})" if "fd" in metric else metric for metric in metrics]
+        return pd.DataFrame(columns, index=index).to_string()
+
+    definitions = report["definitions"]
+    print(f"\n{show(report['rows'], [metric for metric in DEFINITIONS if metric in definitions])}\n")
+    print(f"degradation\n{show(report['degradation'], [key for key in DEGRADATION_DEFINITIONS if key != 'rows'])}\n")
+    for row, groups in report.get("groups", {}).items():
+        print(f"groups, {row}\n{show(groups, list(GROUP_DEFINITIONS))}\n")
     print("\n".join(f"{metric}: {definition}" for metric, definition in definitions.items()), end="\n\n")
 
 
-def save_sheet(
-    path: Path, y: Tensor, inputs: dict[str, Tensor], real: Tensor, upscalers: dict[str, Upscale],
-    autocast: Callable[[], torch.autocast], device: torch.device, seed: int,
-) -> None:  # fmt: skip
-    """Real faces, test faces and one face degraded eight ways, each with what every row makes of it; chosen by seed."""
+def save_sheet(path: Path, faces: TestFaces, makers: dict[str, tuple[list[str], Make]], seed: int) -> None:
+    """Real faces, test faces and one face degraded eight ways, each with what every row makes of it; chosen by seed.
 
-    def results(title: str, faces: Tensor) -> dict[str, Tensor]:
-        with torch.inference_mode(), autocast():
-            return {f"{name} of {title}": upscale(faces.to(device)).float() for name, upscale in upscalers.items()}
-
+    makers: name -> the kinds that it can make, and the SR; its last version is shown.
+    """
     columns = utils.SHEET_COLUMNS
-    chosen = real[choose(len(real), columns, seed)]
-    pictures = {"real LR faces": to_unit_range(chosen)} | results("the real LR faces", chosen)
-    faces = choose(len(y), columns, seed)
-    pictures["HR faces"] = to_unit_range(y[faces])
+
+    def results(title: str, kinds: list[str], index: np.ndarray) -> dict[str, Tensor]:
+        return {
+            f"{name} of {title}": torch.cat([make(kind, index)[-1].cpu() for kind in kinds])
+            for name, (can, make) in makers.items()
+            if set(kinds) <= set(can)
+        }
+
+    chosen = choose(len(faces.inputs["real"]), columns, seed)
+    pictures = {"real LR faces": to_unit_range(faces.inputs["real"][chosen])}
+    pictures |= results("the real LR faces", ["real"], chosen)
+    chosen = choose(len(faces.y), columns, seed)
+    pictures["HR faces"] = to_unit_range(faces.y[chosen])
     for kind in ("clean", "z 1"):
-        pictures[kind] = to_unit_range(inputs[kind][faces])
-        pictures |= results(kind, inputs[kind][faces])
-    eight = torch.stack([inputs[kind][faces[0]] for kind in DEGRADATIONS])
+        pictures[kind] = to_unit_range(faces.inputs[kind][chosen])
+        pictures |= results(kind, [kind], chosen)
+    eight = torch.cat([faces.inputs[kind][chosen[:1]] for kind in DEGRADATIONS])
     pictures[f"one face: {', '.join(DEGRADATIONS)}"] = to_unit_range(eight)
-    utils.save_sheet(path, pictures | results("its eight degradations", eight), columns)
+    utils.save_sheet(path, pictures | results("its eight degradations", DEGRADATIONS, chosen[:1]), columns)
 
 
 if __name__ == "__main__":

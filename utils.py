@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path, PurePath
 from typing import Any
+from urllib.parse import urlparse
 
 import torch
 from PIL import Image, ImageDraw
@@ -438,6 +439,25 @@ class SuperResolver:
         return to_bytes(self.both(faces)[1] if ensemble else self(faces))
 
 
+@contextlib.contextmanager
+def downloading(url: str, option: str, name: str, remedy: str) -> Iterator[None]:
+    """Load a file through torch's download cache within the block; its errors become UserErrors.
+
+    A cached file that cannot be used is named, and to be deleted: nothing else replaces it.
+    """
+    cached = Path(torch.hub.get_dir(), "checkpoints", PurePath(urlparse(url).path).name)
+    found = cached.exists()
+    try:
+        yield
+    except (ImportError, MemoryError):
+        raise
+    except Exception as error:  # PyTorch's unpickler raises nearly every built-in type on damaged files
+        if found:
+            why = f"{cached}, in PyTorch's download cache, is damaged ({type(error).__name__})"
+            raise UserError(f"{option}: {why}: delete it, and it is downloaded again; or, {remedy}") from error
+        raise UserError(f"{option}: the download of {name} failed ({error}): {remedy}") from error
+
+
 def load_perceptual_weights(choice: str, say: Callable[[str], None] = print) -> dict[str, Tensor] | None:
     """--vgg-weights: the state dict of VGG19's five convolutions up to conv3_1; None for random weights.
 
@@ -450,13 +470,15 @@ def load_perceptual_weights(choice: str, say: Callable[[str], None] = print) -> 
     if choice == "imagenet":
         import torchvision  # here: it takes longer to import than all else that test.py needs
 
-        try:
-            weights = torchvision.models.VGG19_Weights.IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True)
-        except (OSError, RuntimeError) as error:
-            raise UserError(
-                f"--vgg-weights imagenet: the download of torchvision's VGG19 failed ({error}). Without a network, use"
-                " --vgg-weights PATH (a state dict of torchvision's VGG19) or --vgg-weights random (smoke runs only)"
-            ) from error
+        source = torchvision.models.VGG19_Weights.IMAGENET1K_V1
+        remedy = (
+            "without a network, use --vgg-weights PATH (a state dict of torchvision's VGG19) or "
+            "--vgg-weights random (smoke runs only)"
+        )
+        with downloading(source.url, "--vgg-weights imagenet", "torchvision's VGG19", remedy):
+            weights = source.get_state_dict(progress=True, check_hash=True)
+            if any(f"features.{name}" not in weights for name in names):
+                raise ValueError("not VGG19's weights")
     else:
         remedy = "--vgg-weights takes imagenet, random, or a state dict of torchvision's vgg19() or vgg19().features"
         weights = load_tensors(Path(choice), remedy)

@@ -1,0 +1,100 @@
+"""The Frechet distance between two sets of pictures, by torchmetrics, with Inception's or MobileNetV2's features."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.transforms.v2 import functional as transforms
+
+import utils
+from losses.perceptual import IMAGENET_DEVIATION, IMAGENET_MEAN
+
+INSTALL = "pip install torchmetrics torch-fidelity"
+
+
+class MobileNetFeatures(nn.Module):
+    """MobileNetV2's pooled features: uint8 [N, 3, H, W], resized to 224 px (bilinear) -> [N, 1280]."""
+
+    num_features = 1280
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        network = torchvision.models.mobilenet_v2()
+        remedy = "--features takes inception or a state dict of torchvision's mobilenet_v2()"
+        weights = utils.load_tensors(path, remedy)
+        if not isinstance(weights, dict):
+            raise utils.UserError(f"{path} is not a state dict: {remedy}")
+        utils.load_weights(network, weights, path)
+        self.layers = network.features.eval().requires_grad_(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        images = functional.interpolate(images.float() / 255, size=(224, 224), mode="bilinear", align_corners=False)
+        images = transforms.normalize(images, IMAGENET_MEAN, IMAGENET_DEVIATION)
+        return self.layers(images.contiguous(memory_format=torch.channels_last)).mean(dim=(2, 3))
+
+
+class Features(nn.Identity):
+    """What the metric takes for its network: the features come to it computed."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.num_features = size
+
+
+class Frechet:
+    """Frechet distances to fixed references, in float64, with one feature network, in fp32, for all."""
+
+    def __init__(self, features: str, device: torch.device) -> None:
+        """features: "inception" or the path of MobileNetV2's state dict. Raises UserError with the remedy."""
+        try:
+            from torchmetrics.image.fid import FrechetInceptionDistance
+        except ImportError as error:
+            raise utils.UserError(f"evaluate.py needs {error.name}: {INSTALL}") from error
+        self.metric = FrechetInceptionDistance
+        self.name = "FID" if features == "inception" else "FD-MobileNetV2"
+        self.device = device
+        self.network = load_inception() if features == "inception" else MobileNetFeatures(Path(features))
+        self.network.to(device)
+
+    def features(self, images: Iterable[Tensor], title: str) -> Iterator[Tensor]:
+        """Batches of uint8 [N, 3, H, W] -> batches of features [N, d]."""
+        with torch.inference_mode():
+            for batch in utils.progress(images, desc=f"{self.name} features, {title}", unit="batch", leave=False):
+                yield self.network(batch.to(self.device))
+
+    def reference(self, *sets: Iterable[Tensor], title: str):
+        """A metric that measures distances to these images: one or several sets of batches of uint8 [N, 3, H, W]."""
+        metric = None
+        for images in sets:
+            for features in self.features(images, title):
+                if metric is None:
+                    metric = self.metric(Features(features.shape[1]), reset_real_features=False).to(self.device)
+                metric.update(features, real=True)
+        return metric
+
+    def distances(self, references: list, images: Iterable[Tensor], title: str) -> list[float]:
+        """The distances of these images, batches of uint8 [N, 3, H, W], to each of the references."""
+        for metric in references:
+            metric.reset()
+        for features in self.features(images, title):
+            for metric in references:
+                metric.update(features, real=False)
+        return [metric.compute().item() for metric in references]
+
+
+def load_inception() -> nn.Module:
+    """Inception's features, as FID is defined: the file in torch's download cache, or else a download.
+
+    Raises UserError if torch-fidelity is missing, the download fails, or the cached file is damaged.
+    """
+    try:
+        from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+        from torchmetrics.image.fid import NoTrainInceptionV3
+    except ImportError as error:
+        raise utils.UserError(f"--features inception needs torch-fidelity: {INSTALL}") from error
+    remedy = "without a network, give --features PATH, a state dict of torchvision's MobileNetV2"
+    with utils.downloading(URL_INCEPTION_V3, "--features inception", "the FID network", remedy):
+        return NoTrainInceptionV3(name="inception-v3-compat", features_list=["2048"])
