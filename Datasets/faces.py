@@ -1,7 +1,8 @@
 """Prepared faces: from the four lists to batches of HR, clean LR and real LR faces.
 
-Every listed file is decoded once, before training starts, into an array of 8-bit crops on disk (in `--cache`), so that a
-bad file shows at once, by name and row, and training reads nothing but memory-mapped arrays.
+Every listed file is decoded once, before training starts, into an array of 8-bit crops on disk (in
+`--cache`), so that a bad file shows at once, by name and row, and training reads nothing but
+memory-mapped arrays.
 """
 
 import functools
@@ -50,9 +51,12 @@ def pack_row(pictures: tuple[Image.Image, ...]) -> np.ndarray:
 
 
 def unpack_rows(rows: np.ndarray, kind: str) -> tuple[Tensor, ...]:
-    """Prepared rows, uint8 [N, bytes] -> HR: (y [N, 3, 64, 64], x_c [N, 3, 16, 16]); LR: (x_r [N, 3, 16, 16],); uint8.
+    """Prepared rows, uint8 [N, bytes] -> the pictures of N faces, uint8.
 
-    Each is a copy, dense in memory (channels last), so that it can be pinned and sent to a GPU at once.
+    HR: (y [N, 3, 64, 64], x_c [N, 3, 16, 16]); LR: (x_r [N, 3, 16, 16],).
+
+    Each is a copy, dense in memory (channels last), so that it can be pinned and sent to a GPU at
+    once.
     """
     ends = np.cumsum([3 * side * side for side in ROW_SIDES[kind]])
     parts = np.split(rows, ends[:-1], axis=1)
@@ -66,14 +70,14 @@ def unpack_rows(rows: np.ndarray, kind: str) -> tuple[Tensor, ...]:
 
 
 class PreparedFaces:
-    """The faces of one list as 8-bit rows in a file: HR faces y with their clean LR faces x_c, or real LR faces x_r.
+    """One list's faces as 8-bit rows in a file: HR faces y with their clean LR faces x_c, or x_r.
 
-    The file is held as long as this object lives, so that no other program removes it. A worker process that is handed this
-    object opens the file itself.
+    The file is held as long as this object lives, so that no other program removes it. A worker
+    process that is handed this object opens the file itself.
     """
 
     def __init__(self, path: Path, kind: str) -> None:
-        """kind: "HR" or "LR". Raises FileNotFoundError if there is no such file, or if it is not whole."""
+        """kind: "HR" or "LR". Raises FileNotFoundError for a file that is missing or truncated."""
         self.path = Path(path)
         self.kind = kind
         self._stream: IO[bytes] | None = None
@@ -96,7 +100,8 @@ class PreparedFaces:
         self.__init__(**state)
 
     def __getitem__(self, indices) -> tuple[Tensor, ...]:
-        """HR: (y uint8 [N, 3, 64, 64], x_c uint8 [N, 3, 16, 16]); LR: (x_r uint8 [N, 3, 16, 16],)."""
+        """HR: (y uint8 [N, 3, 64, 64], x_c uint8 [N, 3, 16, 16]); LR: (x_r uint8 [N, 3, 16, 16],).
+        """
         return unpack_rows(self._rows[indices], self.kind)
 
 
@@ -111,12 +116,12 @@ def load_faces(
 
 
 def prepare_faces(path: Path, kind: str, cache: Path, resize: int = 100, crop: int = 64) -> PreparedFaces:
-    """Check a list and decode its files into `cache`, or take the faces that are there if nothing changed.
+    """Check a list and decode its files into `cache`, or take the faces that are there already.
 
     path: the list. kind: "HR" or "LR". resize, crop: of HR faces, in px, as prepare_hr takes them.
-    Raises UserError, naming file, row and remedy, for a list that cannot be used: a file that is missing, unreadable, not
-    an image, or (HR) under 64 px, and more than 1 % of files that fail to decode. Fewer are reported and left out, as are
-    files that a system made, such as ._name.png.
+    Raises UserError, naming file, row and remedy, for a list that cannot be used: a file that is
+    missing, unreadable, not an image, or (HR) under 64 px, and more than 1 % of files that fail to
+    decode. Fewer are reported and left out, as are files that a system made, such as ._name.png.
     """
     path, cache = Path(path), Path(cache)
     with ThreadPoolExecutor(thread_count()) as pool:
@@ -134,7 +139,7 @@ def prepare_faces(path: Path, kind: str, cache: Path, resize: int = 100, crop: i
 
 
 def _check_files(pool: ThreadPoolExecutor, path: Path, rows: pd.Series, cache: Path) -> list[tuple[int, int]]:
-    """Step 1: the size and time of every file of a list, each once; UserError if any cannot be read."""
+    """Step 1: the size and time of every file of a list; UserError if any cannot be read."""
     files = rows.drop_duplicates()
     states = [state for block in _blocks(files) for state in pool.map(_stat, block)]
     missing = {row: f"cannot be read ({state})" for row, state in zip(files.index, states) if isinstance(state, str)}
@@ -146,9 +151,10 @@ def _check_files(pool: ThreadPoolExecutor, path: Path, rows: pd.Series, cache: P
 def _cache_names(
     path: Path, rows: pd.Series, states: list[tuple[int, int]], kind: str, resize: int, crop: int
 ) -> tuple[str, str]:
-    """Step 2: the first part of the file's name, of the list's place and the framing, and the key to what the list holds.
+    """Step 2: the prepared file's name, of the list's place and the framing, and its content's key.
 
-    Each framing has a file of its own. Real LR faces do not depend on it. Several data folders can share a cache.
+    Each framing has a file of its own. Real LR faces do not depend on it. Several data folders can
+    share a cache.
     """
     place = hashlib.sha256(os.path.abspath(path).encode("utf-8", "surrogateescape")).hexdigest()[:8]
     framing = [resize, crop] if kind == "HR" else []
@@ -161,7 +167,7 @@ def _cache_names(
 def _write_faces(
     pool: ThreadPoolExecutor, path: Path, rows: pd.Series, target: Path, kind: str, resize: int, crop: int
 ) -> list[str]:
-    """Steps 3 and 4: decode the files into a new prepared file, in the list's order; returns what there is to say."""
+    """Steps 3 and 4: decode the files into a new prepared file; returns what there is to say."""
     files, cache, size = rows.drop_duplicates(), target.parent, len(rows) * row_bytes(kind)
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -190,7 +196,7 @@ def _write_faces(
 
 
 def _decode(file: str, kind: str, resize: int, crop: int) -> tuple[np.ndarray | str | ImageError, bool]:
-    """The prepared row of a file, or why there is none; and whether its image is smaller than --resize."""
+    """The prepared row of a file, or why not; and whether its image is smaller than --resize."""
     try:
         image = images.load_image(file, resize if kind == "HR" else LR_SIZE)
     except ImageError as error:
@@ -203,7 +209,10 @@ def _decode(file: str, kind: str, resize: int, crop: int) -> tuple[np.ndarray | 
 def _decode_files(
     pool: ThreadPoolExecutor, title: str, rows: pd.Series, faces: np.ndarray, decode: Callable[[str], tuple]
 ) -> tuple[dict[int, str | ImageError], list[str]]:
-    """Step 3: decode each file once into all its rows; returns the bad rows, with the reasons, and the enlarged files."""
+    """Step 3: decode each file once into all its rows.
+
+    Returns the rows that are bad, with the reasons, and the files that were enlarged.
+    """
     files = rows.drop_duplicates()
     numbers = pd.factorize(rows)[0]
     places = np.split(np.argsort(numbers, kind="stable"), np.cumsum(np.bincount(numbers))[:-1])
@@ -232,7 +241,7 @@ def _close_gaps(faces: np.ndarray, kept: np.ndarray) -> int:
 
 
 def _judge(path: Path, bad: dict[int, str | ImageError], files: pd.Series, cache: Path) -> list[str]:
-    """What to say of the files that are left out; UserError if they are too many, or not such as may be left out at all."""
+    """What to say of the files that are left out; UserError if they may not be, or are too many."""
     system = {row for row in bad if formats.is_system_file(PurePath(files[row]).name) or "__MACOSX" in files[row]}
     damaged = {row for row, why in bad.items() if isinstance(why, DamagedImageError)} - system
     if len(damaged) + len(system) < len(bad) or len(damaged) > BAD_FILES_LIMIT * len(files):
@@ -263,7 +272,7 @@ def _blocks(files: pd.Series) -> Iterator[pd.Series]:
 
 
 def _refuse(path: Path, reasons: dict[int, str], files: pd.Series, cache: Path) -> None:
-    """Raise a UserError that names the first bad rows of a list, how many there are, and a table of all of them."""
+    """Raise a UserError that names the first bad rows of a list and a table of all of them."""
     lines = [f"{path}, row {row}: {files[row]} {why}" for row, why in list(reasons.items())[:SHOWN_ROWS]]
     if len(reasons) > SHOWN_ROWS:
         lines.append(f"... and {len(reasons) - SHOWN_ROWS} more, all in {_write_table(path, reasons, files, cache)}")
@@ -273,7 +282,7 @@ def _refuse(path: Path, reasons: dict[int, str], files: pd.Series, cache: Path) 
 
 
 def _write_table(path: Path, reasons: dict[int, str | ImageError], files: pd.Series, cache: Path) -> str:
-    """Write all bad rows of a list to a table in the cache; returns where it is, or why it could not be written."""
+    """Write all bad rows of a list to a table in the cache; returns where it is, or why it is not."""
     table = cache / f"{path.stem}_left_out.csv"
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -288,14 +297,14 @@ def _write_table(path: Path, reasons: dict[int, str | ImageError], files: pd.Ser
 
 
 class FaceBatches(Dataset):
-    """HR faces with their clean LR faces and, if `lr` is given, unpaired real LR faces; indexed by whole batches."""
+    """HR faces with their clean LR faces and, with `lr`, real LR faces; indexed by whole batches."""
 
     def __init__(self, hr: PreparedFaces, lr: PreparedFaces | None = None) -> None:
         self.hr = hr
         self.lr = lr
 
     def __getitem__(self, indices: tuple[np.ndarray, np.ndarray]) -> tuple[Tensor, ...]:
-        """(HR indices [N], LR indices [N]) -> uint8 y [N, 3, 64, 64], x_c [N, 3, 16, 16] (and x_r [N, 3, 16, 16])."""
+        """(HR indices [N], LR indices [N]) -> uint8 y, x_c (and x_r), as unpack_rows gives them."""
         hr_indices, lr_indices = indices
         return self.hr[hr_indices] + (self.lr[lr_indices] if self.lr else ())
 
@@ -303,9 +312,10 @@ class FaceBatches(Dataset):
 class BatchIndices(Sampler):
     """The indices of every batch of a run, a function of the seed and the iteration alone.
 
-    HR and LR faces go through one random permutation after another, independently: every face is drawn once before any is
-    drawn again, and an HR face meets another LR partner each time. A run that continues starts at its own iteration;
-    of several processes each takes its part of the same global batch.
+    HR and LR faces go through one random permutation after another, independently: every face is
+    drawn once before any is drawn again, and an HR face meets another LR partner each time. A run
+    that continues starts at its own iteration; of several processes each takes its part of the
+    same global batch.
     """
 
     def __init__(

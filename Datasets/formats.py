@@ -23,13 +23,14 @@ PNG_PIXELS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}  # the chunks that th
 def is_system_file(name: str) -> bool:
     """Whether a file or folder is hidden or was made by an operating system, by its name alone.
 
-    Such are ._name.png and __MACOSX (in every zip file made on a Mac), .DS_Store, Thumbs.db and .git.
+    Such are ._name.png and __MACOSX (in every zip file made on a Mac), .DS_Store, Thumbs.db and
+    .git.
     """
     return name.startswith(".") or name.lower() in SYSTEM_NAMES
 
 
 def plugin_format(head: bytes) -> str | None:
-    """The format of a file, by its first 64 bytes or more, if Pillow needs a plug-in for it: "HEIC", "AVIF", "JPEG XL"."""
+    """The format, by the first 64 bytes or more, of a file that Pillow needs a plug-in for, or None."""
     if head[:2] == b"\xff\x0a" or head[4:12] == b"JXL \r\n\x87\n":
         return "JPEG XL"
     if head[4:8] == b"ftyp":  # the container of MP4 videos, too; its major brand and then the compatible ones
@@ -51,10 +52,10 @@ def load_plugin(name: str) -> bool:
 
 
 def without_metadata(content: bytes) -> bytes | None:
-    """A PNG or JPEG file without its metadata, but for EXIF, which may hold the orientation; None for other formats.
+    """A PNG or JPEG file without its metadata, but for EXIF (orientation); None for other formats.
 
-    For files that Pillow refuses because of a text, colour profile or tag that is damaged or too large. The pixels are the
-    same: Pillow does not apply what is left out.
+    For files that Pillow refuses because of a text, colour profile or tag that is damaged or too
+    large. The pixels are the same: Pillow does not apply what is left out.
     """
     if content.startswith(PNG_SIGNATURE):
         return _png_without_metadata(content)

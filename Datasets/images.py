@@ -18,7 +18,8 @@ from Datasets import formats
 from models import HR_SIZE, LR_SIZE
 from utils import UserError
 
-# Pillow only warns about pictures of over 89 million pixels; decoding one would take up to a gigabyte
+# Pillow only warns about pictures of over 89 million pixels; decoding one would take up to a
+# gigabyte
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 DRAFT_PIXELS = 4_000_000  # JPEG files of more pixels are decoded at a reduced size
@@ -38,7 +39,7 @@ UPRIGHT = {
 
 
 class ImageError(Exception):
-    """A file that cannot be decoded to an image; the message gives the reason, details in brackets at its end."""
+    """A file that cannot be decoded to an image; the message is the reason, details in brackets."""
 
 
 class DamagedImageError(ImageError):
@@ -46,13 +47,18 @@ class DamagedImageError(ImageError):
 
 
 def load_image(path: str | os.PathLike, shorter_side: int | None = None) -> Image.Image:
-    """Decode any file that Pillow reads to 8-bit RGB: the first frame, upright by EXIF, alpha composited on black.
+    """Decode any file that Pillow reads to 8-bit RGB: its first frame, upright, alpha on black.
 
-    The format is told by the content, not by the name. 16-bit greys are scaled to 8 bits; floating-point images are taken to
-    be in [0, 1] if no value exceeds 1, else in [0, 255]. Metadata that is damaged is left out: the pixels count.
-    shorter_side: px that the caller will reduce the shorter side to. A JPEG file of over 4 megapixels is then decoded at
-    1/2, 1/4 or 1/8 of its size, but at 4 times that many px or more; all others are decoded as they are.
-    Raises ImageError with the reason for what is not an image and DamagedImageError for what does not decode.
+    The format is told by the content, not by the name. 16-bit greys are scaled to 8 bits;
+    floating-point images are taken to be in [0, 1] if no value exceeds 1, else in [0, 255].
+    Metadata that is damaged is left out: the pixels count.
+
+    shorter_side: px that the caller will reduce the shorter side to. A JPEG file of over 4
+    megapixels is then decoded at 1/2, 1/4 or 1/8 of its size, and what has over 16 megapixels is
+    reduced by a whole number, but never to under 4 times that many px. Smaller images are returned
+    as they are.
+    Raises ImageError with the reason for what is not an image, and DamagedImageError for what does
+    not decode.
     """
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
@@ -70,7 +76,7 @@ def load_image(path: str | os.PathLike, shorter_side: int | None = None) -> Imag
 
 
 def _decode_despite_metadata(stream: IO[bytes], shorter_side: int | None) -> Image.Image:
-    """_decode; with the format's plug-in if it needs one, and without the metadata if that is what fails."""
+    """_decode; with a plug-in if the format needs one, without the metadata if that is what fails."""
     try:
         return _decode(stream, shorter_side)
     except (Image.DecompressionBombWarning, MemoryError):
@@ -103,7 +109,10 @@ def _decode(stream: IO[bytes], shorter_side: int | None) -> Image.Image:
                 orientation = image.getexif().get(EXIF_ORIENTATION)
                 if orientation in UPRIGHT:
                     image = image.transpose(UPRIGHT[orientation])
-            return _to_rgb(image)
+            image = _to_rgb(image)
+            if huge and shorter_side:
+                image = image.reduce(max(1, min(image.size) // (DRAFT_MARGIN * shorter_side)))
+            return image
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -132,7 +141,7 @@ def centre_square(image: Image.Image) -> Image.Image:
 
 
 def prepare_hr(image: Image.Image, resize: int = 100, crop: int = 64) -> Image.Image:
-    """HR face: centre square, bicubic to `resize` px, the central `crop` px, bicubic to 64 px unless it is that already."""
+    """HR face: centre square, bicubic to `resize` px, the central `crop` px, and that at 64 px."""
     image = centre_square(image).resize((resize, resize), Image.Resampling.BICUBIC)
     margin = (resize - crop) // 2
     image = image.crop((margin, margin, margin + crop, margin + crop))
@@ -170,11 +179,12 @@ def walk_files(
     without: str | os.PathLike | None = None,
     leave_out: Callable[[Path, str], None] = print_left_out,
 ) -> list[Path]:
-    """All files below a folder, sorted; links to folders are followed, but no folder is entered twice.
+    """All files below a folder, sorted; links are followed, but no folder is entered twice.
 
-    without: a folder that is not searched, such as the one that results go to. leave_out: is called with every other file or
-    folder that is not returned and the reason: what is hidden or made by the operating system, and folders that cannot be
-    read. Raises UserError if `folder` itself cannot be read.
+    without: a folder that is not searched, such as the one that results go to.
+    leave_out: is called with every file or folder that is hidden, made by the operating system, or
+    cannot be read, and the reason.
+    Raises UserError if `folder` itself cannot be read.
     """
 
     def fail(error: OSError) -> None:

@@ -20,13 +20,16 @@ SAMPLE = 100  # so many rows, spread over a list, tell which column has the path
 
 
 def read_list(path: Path) -> pd.Series:
-    """Read a list: one path a line, or a table with one column of paths; index: the line's number, value: the full path.
+    """Read a list, as paths or as a table; index: the line's number, value: the file's full path.
 
-    UTF-8 with or without a byte order mark; names may hold commas, and quotes if they are quoted as in CSV; blank lines do not
-    count. Relative paths start at the list's own folder, and ~ is the home folder. In a table, with commas, semicolons or
-    tabs, the column is taken that names existing files. The first line is a header if it names no file and its ending is
-    not one of pictures.
-    Raises UserError for a list that is missing, empty, not text, or a table without exactly one column of paths.
+    One path a line, or a table with one column of paths.
+
+    UTF-8 with or without a byte order mark; names may hold commas, and quotes if they are quoted
+    as in CSV; blank lines do not count. Relative paths start at the list's own folder, and ~ is
+    the home folder. In a table, with commas, semicolons or tabs, the column is taken that names
+    existing files. The first line is a header if it names no file and does not end as pictures do.
+    Raises UserError for a list that is missing, empty, not text, or a table without exactly one
+    column of paths.
     """
     path = Path(path)
     folder = os.path.abspath(path.parent)
@@ -45,8 +48,8 @@ def read_list(path: Path) -> pd.Series:
 def full_path(row: str, folder: str) -> str:
     """The path that a row of a list in `folder` means.
 
-    As it stands if there is such a file. Otherwise blanks around it do not count, ~ is the home folder, and backslashes, as
-    Windows writes them, separate folders.
+    As it stands if there is such a file. Otherwise blanks around it do not count, ~ is the home
+    folder, and backslashes, as Windows writes them, separate folders.
     """
     if sys.getfilesystemencoding() != "utf-8" and not row.isascii():  # under LC_ALL=C
         row = os.fsdecode(row.encode())
@@ -61,7 +64,7 @@ def full_path(row: str, folder: str) -> str:
 
 
 def write_list(images: Iterable[str], path: Path) -> None:
-    """One path a line under a header; paths below the list's folder are relative to it, so that it can be moved."""
+    """Write one path a line under a header, relative to the list's folder for files below it."""
     folder = os.path.abspath(path.parent)
     rows = [os.path.relpath(image, folder) if image.startswith(folder + os.sep) else image for image in images]
     rows = [os.fsencode(row).decode() for row in rows]  # UTF-8, also under LC_ALL=C
@@ -73,7 +76,7 @@ def write_list(images: Iterable[str], path: Path) -> None:
 
 
 def _read_rows(path: Path) -> pd.Series:
-    """Each line of a list as one text, under its number; UserError for a file that is missing, empty or not text."""
+    """Each line of a list as one text, under its number; UserError for a file that is no text."""
     try:
         # A separator that cannot occur in a line of text: the whole line is one column
         rows = pd.read_csv(
@@ -93,7 +96,8 @@ def _read_rows(path: Path) -> pd.Series:
 def _find_column(rows: pd.Series, folder: str, path: Path) -> tuple[str, int]:
     """The separator and the column that has the paths; ("", 0) if each whole line is a path.
 
-    A list is taken for a table if most of its lines have a separator and none of those looked at names a file as a whole.
+    A list is taken for a table if most of its lines have a separator and none of those looked at
+    names a file as a whole.
     """
     rows = rows[rows.str.strip() != ""]
     sample = rows.iloc[np.unique(np.linspace(0, len(rows) - 1, SAMPLE).round().astype(int))] if len(rows) else rows
@@ -136,7 +140,7 @@ def _read_column(path: Path, separator: str, column: int) -> pd.Series:
 
 
 def _is_header(rows: pd.Series, folder: str) -> bool:
-    """Whether the first row of a list is a header: it names no file, and does not end like a picture's name or the next row."""
+    """Whether the first row is a header: no file, and its ending is not that of pictures here."""
     first, *others = (os.path.splitext(row.strip())[1].lower() for row in rows)
     picture = first in Image.registered_extensions() or first in formats.PLUGIN_EXTENSIONS or (first and first in others)
     return not picture and not os.path.isfile(full_path(rows.iloc[0], folder))

@@ -3,9 +3,10 @@
     python Datasets/make_csv.py --hr photos/faces --lr photos/small_faces
     python Datasets/make_csv.py --hr a b --lr c --hr-test d --lr-test e --out Datasets
 
-HR and LR folders are searched with their sub-folders and need not show the same people. Without --hr-test and --lr-test a
-random part of the images becomes the test lists. Every picture is decoded: what training would refuse is left out, and
-left_out.csv beside the lists names it with the reason.
+HR and LR folders are searched with their sub-folders and need not show the same people. Without
+--hr-test and --lr-test a random part of the images becomes the test lists. Every picture is
+decoded: what training would refuse is left out, and left_out.csv beside the lists names it with
+the reason.
 """
 
 import argparse
@@ -44,10 +45,10 @@ def build_parser() -> Parser:
 
 
 def find_files(options: argparse.Namespace) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """The files of each option "hr", "lr", "hr_test", "lr_test", as absolute paths, sorted; and what is left out: path -> why.
+    """The files of each option, as absolute sorted paths, and what is left out: path -> reason.
 
-    Where one folder lies within another that is given, its files belong to it alone. Raises UserError for a folder that is
-    none, cannot be read, or has no files.
+    Where one folder lies within another that is given, its files belong to it alone. Raises
+    UserError for a folder that is none, cannot be read, or has no files.
     """
     given = {name: getattr(options, name) or [] for name in ("hr", "lr", "hr_test", "lr_test")}
     every = {os.path.realpath(folder) for folders in given.values() for folder in folders}
@@ -91,7 +92,7 @@ def why_not(file: str, kind: str) -> str | None:
 
 
 def check_files(name: str, files: list[str], pool: ThreadPoolExecutor) -> tuple[list[str], dict[str, str]]:
-    """Decode all files of an option; returns those that training takes, and the others with the reason."""
+    """Decode all files of an option: those that training takes, and the others with the reason."""
     with progress(desc=f"checking --{name.replace('_', '-')}", total=len(files), unit="image", leave=False) as bar:
         reasons: list[str | None] = []
         for start in range(0, len(files), BLOCK):
@@ -103,7 +104,8 @@ def check_files(name: str, files: list[str], pool: ThreadPoolExecutor) -> tuple[
 
 
 def report(left_out: dict[str, str], out: Path) -> None:
-    """Write left_out.csv, with all that was left out, and print how many files it is, by reason."""
+    """Write left_out.csv, with all that was left out, and print how many files it is, by reason.
+    """
     table = out / "left_out.csv"
     if not left_out:
         table.unlink(missing_ok=True)
@@ -123,7 +125,7 @@ def report(left_out: dict[str, str], out: Path) -> None:
 
 
 def split(images: list[str], test_fraction: float, rng: np.random.Generator) -> tuple[list[str], list[str]]:
-    """A random share of the images for the test list, at least one, the rest for training; both sorted."""
+    """A random share of the images for testing, at least one, the rest for training; sorted."""
     if len(images) < 2:
         raise UserError("1 image cannot be split into a training and a test list: add images")
     count = min(max(1, round(test_fraction * len(images))), len(images) - 1)
@@ -132,7 +134,7 @@ def split(images: list[str], test_fraction: float, rng: np.random.Generator) -> 
 
 
 def make_lists(good: dict[str, list[str]], options: argparse.Namespace) -> dict[str, list[str]]:
-    """The files of the four lists, by name; UserError if a picture would be in a training list and its test list."""
+    """The four lists, by name; UserError if a picture would be in training and test alike."""
     lists = {}
     for kind in ("hr", "lr"):
         train, test = good[kind], good[f"{kind}_test"]

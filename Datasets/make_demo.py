@@ -1,14 +1,16 @@
-"""Draw a small synthetic face set: procedural HR faces and, of other faces, degraded LR ones, with their four lists.
+"""Draw a small face set: procedural HR faces, degraded LR ones of other faces, and four lists.
 
     python Datasets/make_demo.py --out demo/data
     python Datasets/make_demo.py --out demo/data --hr 800 --lr 600 --seed 1
 
-For trying and testing the scripts without any photographs. Everything is drawn by this file and depends on the seed alone.
+For trying and testing the scripts without any photographs. Everything is drawn by this file and
+depends on the seed alone.
 """
 
 import argparse
 import io
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, from any folder
 from Datasets.lists import write_list  # noqa: E402
+from utils import Parser, UserError, run_script  # noqa: E402
 
 SIZE = 100  # px, as the 64 px crop of `--resize 100 --crop 64` expects it
 SCALE = 4  # drawn so many times larger, then reduced: smooth edges
@@ -24,104 +27,149 @@ HAIR = np.array([(28, 22, 20), (70, 45, 28), (120, 80, 40), (200, 165, 95), (150
 IRIS = np.array([(60, 40, 25), (95, 70, 40), (70, 110, 140), (80, 120, 80)], float)
 
 
+@dataclass
+class Traits:
+    """What the parts of one face have in common; sizes in px of the HR face."""
+
+    skin: np.ndarray
+    hair: np.ndarray
+    iris: np.ndarray
+    width: float  # half axes of the head
+    height: float
+    turn: float  # how far the features lie off the head's middle
+    bald: bool
+    fringe: float
+
+
+def tone(rng: np.random.Generator, colours: np.ndarray) -> np.ndarray:
+    """A random mix of two neighbours of a palette."""
+    index = rng.integers(len(colours) - 1)
+    part = rng.random()
+    return colours[index] * (1 - part) + colours[index + 1] * part
+
+
+def colour(value: np.ndarray, factor: float = 1.0) -> tuple[int, ...]:
+    """A colour, brighter by a factor, as Pillow takes it."""
+    return tuple(int(v) for v in np.clip(value * factor, 0, 255))
+
+
+def ellipse(on: ImageDraw.ImageDraw, x: float, y: float, rx: float, ry: float, fill: tuple[int, ...] | int) -> None:
+    """Filled ellipse, in px of the HR face from the image's centre."""
+    box = ((50 + x - rx) * SCALE, (50 + y - ry) * SCALE, (50 + x + rx) * SCALE, (50 + y + ry) * SCALE)
+    on.ellipse(box, fill=fill)
+
+
 def draw_face(rng: np.random.Generator) -> Image.Image:
     """One face, RGB 100x100 px, the head in the middle; every trait is drawn from the generator."""
-    side = SIZE * SCALE
-
-    def tone(colours: np.ndarray) -> np.ndarray:
-        """A random mix of two neighbours of a palette."""
-        index = rng.integers(len(colours) - 1)
-        part = rng.random()
-        return colours[index] * (1 - part) + colours[index + 1] * part
-
-    def colour(value: np.ndarray, factor: float = 1.0) -> tuple[int, ...]:
-        return tuple(int(v) for v in np.clip(value * factor, 0, 255))
-
-    skin, hair, iris = tone(SKIN), tone(HAIR), IRIS[rng.integers(len(IRIS))]
+    skin, hair, iris = tone(rng, SKIN), tone(rng, HAIR), IRIS[rng.integers(len(IRIS))]
     wall, shirt = rng.uniform(30, 230, 3), rng.uniform(20, 230, 3)
+    image = draw_background(rng, wall)
+    width, height = rng.uniform(20, 25), rng.uniform(28, 32)
+    turn = rng.uniform(-4, 4)
+    long_hair, bald, fringe = rng.random() < 0.45, rng.random() < 0.12, rng.uniform(0.35, 0.62)
+    traits = Traits(skin, hair, iris, width, height, turn, bald, fringe)
+    draw_head(image, rng, traits, shirt, long_hair)
+    image = add_light(image, rng)
+    draw = ImageDraw.Draw(image)
+    eye_x, eye_y, eye_r = draw_eyes(draw, rng, traits)
+    draw_nose_and_mouth(draw, rng, traits, eye_y)
+    if rng.random() < 0.18:
+        draw_glasses(draw, turn, eye_x, eye_y, eye_r)
+    image = image.rotate(rng.uniform(-9, 9), Image.Resampling.BICUBIC, fillcolor=colour(wall, 0.8))
+    return image.resize((SIZE, SIZE), Image.Resampling.BOX)
+
+
+def draw_background(rng: np.random.Generator, wall: np.ndarray) -> Image.Image:
+    """A wall that becomes darker or brighter to one side."""
+    side = SIZE * SCALE
     ramp = np.linspace(rng.uniform(0.6, 1), rng.uniform(0.7, 1.2), side)
     ramp = ramp[:, None] if rng.random() < 0.5 else ramp[None, :]
-    background = np.clip(wall * np.broadcast_to(ramp, (side, side))[:, :, None], 0, 255).astype(np.uint8)
-    image = Image.fromarray(background)
-    draw = ImageDraw.Draw(image)
+    return Image.fromarray(np.clip(wall * np.broadcast_to(ramp, (side, side))[:, :, None], 0, 255).astype(np.uint8))
 
-    def ellipse(x: float, y: float, rx: float, ry: float, fill: tuple[int, ...], on: ImageDraw.ImageDraw = draw) -> None:
-        """Filled ellipse, in units of the HR face's pixels from the image's centre."""
-        box = ((50 + x - rx) * SCALE, (50 + y - ry) * SCALE, (50 + x + rx) * SCALE, (50 + y + ry) * SCALE)
-        on.ellipse(box, fill=fill)
 
-    width, height = rng.uniform(20, 25), rng.uniform(28, 32)
-    turn = rng.uniform(-4, 4)  # how far the features lie off the head's middle
-    long_hair, bald, fringe = rng.random() < 0.45, rng.random() < 0.12, rng.uniform(0.35, 0.62)
+def draw_head(image: Image.Image, rng: np.random.Generator, traits: Traits, shirt: np.ndarray, long_hair: bool) -> None:
+    """Shirt, neck, ears, head and hair."""
+    draw, skin, hair = ImageDraw.Draw(image), traits.skin, traits.hair
+    width, height = traits.width, traits.height
     if long_hair:
-        ellipse(0, 4, width + rng.uniform(4, 8), height + 6, colour(hair, 0.8))
-    ellipse(0, height + 26, 38, 24, colour(shirt))
-    draw.rectangle(
-        ((50 - 9) * SCALE, (50 + height * 0.6) * SCALE, (50 + 9) * SCALE, (50 + height + 8) * SCALE), colour(skin, 0.72)
-    )
+        ellipse(draw, 0, 4, width + rng.uniform(4, 8), height + 6, colour(hair, 0.8))
+    ellipse(draw, 0, height + 26, 38, 24, colour(shirt))
+    neck = ((50 - 9) * SCALE, (50 + height * 0.6) * SCALE, (50 + 9) * SCALE, (50 + height + 8) * SCALE)
+    draw.rectangle(neck, colour(skin, 0.72))
     for ear in (-1, 1):
-        ellipse(ear * width, 1, 4, 7, colour(skin, 0.8))
-    if not bald:
-        ellipse(0, -6, width + 3, height - 1, colour(hair))
-    ellipse(0, 2, width, height, colour(skin))
-    if not bald:  # the hair's front edge: hair over the forehead, and the face again below it
-        mask = Image.new("L", image.size)
-        ellipse(0, 2, width, height, 255, ImageDraw.Draw(mask))
-        cut = Image.new("L", image.size, 255)
-        ellipse(rng.uniform(-7, 7), 9, width * rng.uniform(0.9, 1.1), height * (1.45 - fringe), 0, ImageDraw.Draw(cut))
-        both = Image.fromarray(np.minimum(np.asarray(mask), np.asarray(cut)))
-        upper = np.asarray(both).copy()
-        upper[int((50 - height * 0.15) * SCALE) :] = 0
-        image.paste(colour(hair, 0.95), (0, 0), Image.fromarray(upper))
+        ellipse(draw, ear * width, 1, 4, 7, colour(skin, 0.8))
+    if not traits.bald:
+        ellipse(draw, 0, -6, width + 3, height - 1, colour(hair))
+    ellipse(draw, 0, 2, width, height, colour(skin))
+    if traits.bald:
+        return
+    # The hair's front edge: hair over the forehead, and the face again below it
+    mask = Image.new("L", image.size)
+    ellipse(ImageDraw.Draw(mask), 0, 2, width, height, 255)
+    cut = Image.new("L", image.size, 255)
+    middle, breadth = rng.uniform(-7, 7), width * rng.uniform(0.9, 1.1)
+    ellipse(ImageDraw.Draw(cut), middle, 9, breadth, height * (1.45 - traits.fringe), 0)
+    upper = np.minimum(np.asarray(mask), np.asarray(cut))
+    upper[int((50 - height * 0.15) * SCALE) :] = 0
+    image.paste(colour(hair, 0.95), (0, 0), Image.fromarray(upper))
 
-    # Light from one side, over everything so far
+
+def add_light(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Light from one side, over everything so far, and a little blur."""
+    side = SIZE * SCALE
     rows, columns = np.mgrid[0:side, 0:side] / side - 0.5
     angle = rng.uniform(0, 2 * np.pi)
     light = 1 + rng.uniform(0.15, 0.6) * (columns * np.cos(angle) + 0.5 * rows * np.sin(angle))
     light = light - 0.5 * np.clip((columns**2 / 0.3 + rows**2 / 0.4), 0, 1)
     image = Image.fromarray(np.clip(np.asarray(image) * (light * 1.12)[:, :, None], 0, 255).astype(np.uint8))
-    image = image.filter(ImageFilter.GaussianBlur(SCALE * 0.8))
-    draw = ImageDraw.Draw(image)
+    return image.filter(ImageFilter.GaussianBlur(SCALE * 0.8))
 
-    def feature(x: float, y: float, rx: float, ry: float, fill: tuple[int, ...]) -> None:
-        ellipse(x + turn, y, rx, ry, fill, draw)
 
+def draw_eyes(draw: ImageDraw.ImageDraw, rng: np.random.Generator, traits: Traits) -> tuple[float, float, float]:
+    """Eyes and brows; returns how far the eyes lie from the middle, their height and their radius."""
     eye_y, eye_x, eye_r = rng.uniform(-5, -1), rng.uniform(8.5, 10.5), rng.uniform(3.6, 4.6)
     openness, gaze = rng.uniform(0.45, 0.7), rng.uniform(-1, 1)
     brow_y, brow_weight = eye_y - rng.uniform(6, 8), rng.uniform(0.8, 1.7)
     for eye in (-1, 1):
-        x = eye * eye_x
-        feature(x, eye_y, eye_r + 1.6, eye_r * openness + 1.8, colour(skin, 0.68))
-        feature(x, eye_y, eye_r, eye_r * openness, (235, 232, 228))
-        feature(x + gaze, eye_y, eye_r * 0.5, eye_r * 0.55, colour(iris))
-        feature(x + gaze, eye_y, eye_r * 0.25, eye_r * 0.27, (12, 10, 10))
-        feature(x + gaze + 0.6, eye_y - 0.7, 0.5, 0.5, (255, 255, 255))
-        feature(x, brow_y + rng.uniform(-0.5, 0.5), eye_r + 1.5, brow_weight, colour(hair * 0.7))
+        x = eye * eye_x + traits.turn
+        ellipse(draw, x, eye_y, eye_r + 1.6, eye_r * openness + 1.8, colour(traits.skin, 0.68))
+        ellipse(draw, x, eye_y, eye_r, eye_r * openness, (235, 232, 228))
+        ellipse(draw, eye * eye_x + gaze + traits.turn, eye_y, eye_r * 0.5, eye_r * 0.55, colour(traits.iris))
+        ellipse(draw, eye * eye_x + gaze + traits.turn, eye_y, eye_r * 0.25, eye_r * 0.27, (12, 10, 10))
+        ellipse(draw, eye * eye_x + gaze + 0.6 + traits.turn, eye_y - 0.7, 0.5, 0.5, (255, 255, 255))
+        ellipse(draw, x, brow_y + rng.uniform(-0.5, 0.5), eye_r + 1.5, brow_weight, colour(traits.hair * 0.7))
+    return eye_x, eye_y, eye_r
+
+
+def draw_nose_and_mouth(draw: ImageDraw.ImageDraw, rng: np.random.Generator, traits: Traits, eye_y: float) -> None:
+    """Nose, now and then a beard, and a mouth, open or closed."""
+    skin, turn = traits.skin, traits.turn
     nose_y, nose_r = eye_y + rng.uniform(11, 13), rng.uniform(3, 4.6)
-    feature(0.8, nose_y - 4, 1.3, 6.5, colour(skin, 1.04))
-    feature(0, nose_y + 1, nose_r, 1.9, colour(skin, 0.62))
-    feature(0, nose_y - 0.2, nose_r * 0.75, 2, colour(skin, 0.98))
+    ellipse(draw, 0.8 + turn, nose_y - 4, 1.3, 6.5, colour(skin, 1.04))
+    ellipse(draw, turn, nose_y + 1, nose_r, 1.9, colour(skin, 0.62))
+    ellipse(draw, turn, nose_y - 0.2, nose_r * 0.75, 2, colour(skin, 0.98))
     mouth_y, mouth_r = nose_y + rng.uniform(7, 9), rng.uniform(6, 9.5)
     if rng.random() < 0.2:  # beard
-        feature(0, mouth_y + 3, mouth_r + 5, 8, colour(hair, 0.85))
+        ellipse(draw, turn, mouth_y + 3, mouth_r + 5, 8, colour(traits.hair, 0.85))
     lips = colour(0.55 * skin + 0.45 * np.array((170, 50, 60)), 0.85)
-    feature(0, mouth_y, mouth_r, rng.uniform(1.6, 3), lips)
+    ellipse(draw, turn, mouth_y, mouth_r, rng.uniform(1.6, 3), lips)
     if rng.random() < 0.5:  # a smile that shows teeth
-        feature(0, mouth_y, mouth_r * 0.8, rng.uniform(1, 1.7), (236, 230, 222))
+        ellipse(draw, turn, mouth_y, mouth_r * 0.8, rng.uniform(1, 1.7), (236, 230, 222))
     else:
-        feature(0, mouth_y, mouth_r * 0.9, 0.5, colour(skin, 0.35))
-    if rng.random() < 0.18:  # glasses
-        for eye in (-1, 1):
-            x, y, r = (50 + turn + eye * eye_x) * SCALE, (50 + eye_y) * SCALE, (eye_r + 2.6) * SCALE
-            draw.ellipse((x - r, y - r * 0.85, x + r, y + r * 0.85), outline=(25, 22, 22), width=SCALE)
-        bridge = ((50 + turn - 3) * SCALE, (50 + eye_y) * SCALE, (50 + turn + 3) * SCALE, (50 + eye_y) * SCALE)
-        draw.line(bridge, (25, 22, 22), SCALE)
-    image = image.rotate(rng.uniform(-9, 9), Image.Resampling.BICUBIC, fillcolor=colour(wall, 0.8))
-    return image.resize((SIZE, SIZE), Image.Resampling.BOX)
+        ellipse(draw, turn, mouth_y, mouth_r * 0.9, 0.5, colour(skin, 0.35))
+
+
+def draw_glasses(draw: ImageDraw.ImageDraw, turn: float, eye_x: float, eye_y: float, eye_r: float) -> None:
+    """Two rims and a bridge."""
+    for eye in (-1, 1):
+        x, y, r = (50 + turn + eye * eye_x) * SCALE, (50 + eye_y) * SCALE, (eye_r + 2.6) * SCALE
+        draw.ellipse((x - r, y - r * 0.85, x + r, y + r * 0.85), outline=(25, 22, 22), width=SCALE)
+    bridge = ((50 + turn - 3) * SCALE, (50 + eye_y) * SCALE, (50 + turn + 3) * SCALE, (50 + eye_y) * SCALE)
+    draw.line(bridge, (25, 22, 22), SCALE)
 
 
 def degrade(face: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """A "real" LR face of a drawn one: crop, blur, reduction to 13 to 26 px, colour cast, noise and JPEG."""
+    """A "real" LR face: crop, blur, reduction to 13 to 26 px, colour cast, noise and JPEG."""
     margin = 18 + rng.uniform(-2, 2)
     face = face.crop((margin, margin, SIZE - margin, SIZE - margin)).resize((64, 64), Image.Resampling.BICUBIC)
     face = face.filter(ImageFilter.GaussianBlur(rng.uniform(0.8, 2.6)))
@@ -136,32 +184,35 @@ def degrade(face: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--out", type=Path, default=Path("demo/data"), help="folder of the faces and lists (default: demo/data)"
-    )
-    parser.add_argument("--hr", type=int, default=600, help="HR faces to train with (default: 600); a tenth more to test")
-    parser.add_argument("--lr", type=int, default=600, help="LR faces to train with (default: 600); a tenth more to test")
-    parser.add_argument("--seed", type=int, default=0, help="seed of all traits (default: 0)")
-    args = parser.parse_args(argv)
-    if min(args.hr, args.lr) < 1:
-        parser.error("--hr and --lr must be at least 1")
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.option("out", "demo/data", "folder of the faces and lists", metavar="DIR")
+    parser.option("hr", 600, "HR faces to train with; a tenth more to test")
+    parser.option("lr", 600, "LR faces to train with; a tenth more to test")
+    parser.option("seed", 0, "seed of all traits")
+    options = parser.parse_args(argv)
+    for name in ("hr", "lr"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name} {getattr(options, name)}: must be at least 1")
+    if options.seed < 0:
+        parser.error(f"--seed {options.seed}: must be at least 0")
 
-    for number, (kind, count) in enumerate((("HR", args.hr), ("LR", args.lr))):
+    out = Path(options.out)
+    for number, (kind, count) in enumerate((("HR", options.hr), ("LR", options.lr))):
         for part, size in (("train", count), ("test", max(8, count // 10))):
-            folder = args.out / f"{kind}_{part}"
+            folder = out / f"{kind}_{part}"
             try:
                 folder.mkdir(parents=True, exist_ok=True)
                 for index in range(size):
                     # Each face has a seed of its own: HR and LR, training and test share none
-                    rng = np.random.default_rng([args.seed, number, part == "test", index])
+                    rng = np.random.default_rng([options.seed, number, part == "test", index])
                     face = draw_face(rng)
                     face = degrade(face, rng) if kind == "LR" else face
                     face.save(folder / f"{index:05d}.png")
+                files = [str((folder / f"{index:05d}.png").resolve()) for index in range(size)]
+                write_list(files, out / f"{kind}_{part}.csv")
             except OSError as error:
-                raise SystemExit(f"error: cannot write to {folder} ({error})") from error
-            write_list([str((folder / f"{index:05d}.png").resolve()) for index in range(size)], args.out / f"{kind}_{part}.csv")
+                raise UserError(f"cannot write to {folder} ({error}): name another folder with --out") from error
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

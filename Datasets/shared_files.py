@@ -1,7 +1,8 @@
-"""Files in a cache that several programs use: their space is reserved, and no reader loses its file.
+"""Files that several programs use: their space is reserved, and no reader loses its file.
 
-Whoever reads or writes a file holds a lock on it, which the system releases when the process ends in whatever way. A file that
-nobody holds can be removed. Where a file system has no such locks nothing is ever removed.
+Whoever reads or writes a file holds a lock on it, which the system releases when the process ends
+in whatever way. A file that nobody holds can be removed. Where a file system has no such locks
+nothing is ever removed.
 """
 
 import contextlib
@@ -21,7 +22,7 @@ NO_RESERVATION = {errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
 
 
 def open_to_read(path: Path) -> IO[bytes] | None:
-    """Open a file and hold it as a reader until it is closed; None if there is no such file, or no longer."""
+    """Open a file and hold it as a reader until it is closed; None if there is no such file."""
     try:
         stream = open(path, "rb")
     except (FileNotFoundError, NotADirectoryError):
@@ -37,10 +38,10 @@ def open_to_read(path: Path) -> IO[bytes] | None:
 
 @contextlib.contextmanager
 def create(path: Path, size: int) -> Iterator[Path]:
-    """A temporary file of `size` bytes beside `path`, held while the block fills it, then renamed to `path`.
+    """A temporary file of `size` bytes, held while the block fills it, then renamed to `path`.
 
-    Yields its path. Its space on the disk is reserved first: OSError (ENOSPC) if the disk is too small. If the block fails the
-    file is removed.
+    Yields its path. Its space on the disk is reserved first: OSError (ENOSPC) if the disk is too
+    small. If the block fails the file is removed.
     """
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -74,7 +75,7 @@ def remove_unused(folder: Path, pattern: str, keep: Path | None = None) -> None:
 
 
 def _reserve(stream: IO[bytes], size: int) -> None:
-    """Give a new file its whole size on the disk, so that writing through a map cannot fail: that would kill the process."""
+    """Give a new file its whole size on the disk: a write through a map to a full disk kills."""
     try:
         os.posix_fallocate(stream.fileno(), 0, size)
     except (AttributeError, OSError) as error:

@@ -17,7 +17,7 @@ from utils import UserError, thread_count, to_bytes, to_unit_range
 
 
 def subpixel_shift(a, b):
-    """By how many pixels b lies off a (x, y): the slope of the cross-spectrum's phase at low frequencies."""
+    """By how many pixels b lies off a: the slope of the cross-spectrum's phase."""
     window = np.outer(np.hanning(64), np.hanning(64))
     spectrum = np.fft.fft2((a - a.mean()) * window) * np.conj(np.fft.fft2((b - b.mean()) * window))
     frequency = np.fft.fftfreq(64)
@@ -238,6 +238,8 @@ def test_large_jpeg_files_are_decoded_at_a_reduced_size_and_others_as_they_are(t
     assert whole.size == (3000, 2500) and reduced.size == (750, 625)
     difference = np.asarray(prepare_hr(whole), dtype=float) - np.asarray(prepare_hr(reduced), dtype=float)
     assert np.abs(difference).mean() < 1
+    photograph.resize((4500, 4000)).save(tmp_path / "huge.png", compress_level=1)
+    assert load_image(tmp_path / "huge.png", 100).size == (450, 400)
     assert load_image(tmp_path / "small.jpg", 16).tobytes() == load_image(tmp_path / "small.jpg").tobytes()
 
 
