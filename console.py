@@ -1,6 +1,7 @@
 """Standard output and standard error that never end a program, whatever becomes of the reader."""
 
 import contextlib
+import os
 import sys
 from typing import Any, TextIO
 
@@ -31,8 +32,8 @@ class Console:
 
 
 def protect() -> None:
-    """Put a Console in the place of standard output and standard error; None, as under pythonw, stays."""
+    """Put a Console in the place of standard output and standard error, which may also be missing."""
     for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if stream is not None and not isinstance(stream, Console):
+        stream = getattr(sys, name) or open(os.devnull, "w")  # None if it was closed, or under pythonw
+        if not isinstance(stream, Console):
             setattr(sys, name, Console(stream))

@@ -1,12 +1,13 @@
-"""Stage 2: train the feature extractor E and the SR decoder S on a mix of clean and degraded LR faces.
+"""Stage 2: train the feature extractor E and the SR decoder S on mixed clean and degraded faces.
 
     python train.py --data Datasets --out Trained_Models                     # after train_h2l.py
     python train.py --vgg-weights random --width 16 --h2l demo/h2l.pth       # a smoke run
     torchrun --nproc_per_node=4 train.py --batch-size 52                     # four GPUs
 
-x_m = alpha * x_c + (1 - alpha) * x_d with x_d from the frozen generator of stage 1; S(E(x_m)) is trained against y. From
-the second epoch on, Sinkhorn distances pull E(x_c) and E(x_d) towards E(x_m): the smooth features of the paper's title.
-A run resumes from its own state in --out. The weights of E and S are written to sr.pth, for test.py.
+x_m = alpha * x_c + (1 - alpha) * x_d with x_d from the frozen generator of stage 1; S(E(x_m)) is
+trained against y. From the second epoch on, Sinkhorn distances pull E(x_c) and E(x_d) towards
+E(x_m): the smooth features of the paper's title. A run resumes from its own state in --out. The
+weights of E and S are written to sr.pth, for test.py.
 """
 
 import argparse
@@ -71,7 +72,7 @@ class SuperResolution:
     """Stage 2: the networks and optimizers of a run, and what one iteration does with them."""
 
     def __init__(self, run: Run, degrade: DegradationGenerator, perceptual_loss: PerceptualLoss) -> None:
-        """degrade: the frozen generator of stage 1. The networks to train are made here, from the run's seed."""
+        """degrade: the frozen generator of stage 1. The networks to train are made here."""
         options = run.options
         self.run, self.options = run, options
         self.degrade = degrade.requires_grad_(False).eval().to(run.device, memory_format=torch.channels_last)
@@ -95,7 +96,7 @@ class SuperResolution:
         self.extractor, self.decoder, self.critic = map(self.run.distribute, ("extractor", "decoder", "critic"))
 
     def iterate(self, iteration: int, y: torch.Tensor, x_c: torch.Tensor) -> dict[str, torch.Tensor]:
-        """One iteration, from 1: HR faces y [N, 3, 64, 64] and their clean LR faces x_c -> its loss terms."""
+        """One iteration, from 1: HR faces y [N, 3, 64, 64] and clean LR faces x_c -> its terms."""
         run, options = self.run, self.options
         criticise = options.adversarial_weight > 0
         update_generator = not criticise or iteration % options.critic_updates == 0
@@ -115,7 +116,7 @@ class SuperResolution:
         return terms
 
     def degrade_and_mix(self, clean: torch.Tensor, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """x_c [N, 3, 16, 16] and z [N, 16] -> x_d, clamped to [-1, 1], and x_m = alpha * x_c + (1 - alpha) * x_d."""
+        """x_c [N, 3, 16, 16] and z [N, 16] -> x_d, clamped to [-1, 1], and the mix x_m."""
         with torch.no_grad(), self.run.autocast():
             degraded = self.degrade(clean, z).to(clean.dtype).clamp(-1, 1)
         return degraded, self.options.alpha * clean + (1 - self.options.alpha) * degraded
@@ -132,7 +133,7 @@ class SuperResolution:
         return {"critic_loss": total, "wasserstein": -loss, "gradient_penalty": penalty}
 
     def update_generator(self, sr: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
-        """E and S learn to make S(E(x_m)) look like y, to the perceptual network, to L1 and to the frozen D_h."""
+        """E and S learn to make S(E(x_m)) like y: perceptual loss, L1, and the frozen D_h."""
         options, terms = self.options, {}
         with utils.frozen(self.critic) as critic:
             with self.run.autocast():
@@ -155,9 +156,10 @@ class SuperResolution:
         return {"alignment_loss": loss}
 
     def measure_batchnorm(self, extractor: torch.nn.Module, decoder: torch.nn.Module) -> None:
-        """BatchNorm's statistics of E and S anew: their mean over batches of mixed training faces, chosen by seed.
+        """Replace BatchNorm's statistics by their mean over batches of mixed training faces.
 
-        While training they are of few faces and of maps down to 1x1, and can make the outputs of eval mode explode.
+        The running ones are of few faces and of maps down to 1x1, and can make the outputs of
+        eval mode explode.
         """
         run, options = self.run, self.options
         faces, noise = run.faces("HR_train"), torch.Generator().manual_seed(options.seed)
@@ -174,7 +176,7 @@ class SuperResolution:
             update_bn(mixed(), torch.nn.Sequential(extractor, decoder))
 
     def freeze_batchnorm(self) -> None:
-        """Train E and S as they are tested: with statistics of many faces, measured once, where the run begins."""
+        """Train E and S as they are tested: with statistics measured once, on many faces."""
         extractor, decoder = self.run.networks["extractor"], self.run.networks["decoder"]
         if self.run.iteration == 0 and self.options.batchnorm_batches:
             self.measure_batchnorm(extractor, decoder)
@@ -182,7 +184,7 @@ class SuperResolution:
         decoder.eval()
 
     def sample(self, path: Path) -> dict[str, float]:
-        """Write a sheet of inputs, their SR and real LR faces, in eval mode; the PSNR of SR for each kind of input."""
+        """Write a sheet of inputs, their SR and real LR faces; the PSNR of SR by kind of input."""
         run = self.run
         target, clean = run.faces("HR_test")[: utils.SAMPLE_FACES]
         (real,) = run.faces("LR_test")[: utils.SHEET_COLUMNS]
@@ -216,6 +218,11 @@ def load_generator(run: Run) -> DegradationGenerator:
 def train(options: argparse.Namespace, given: set[str]) -> None:
     """Stage 2 from the first batch to the last; `given`: the options that the user named."""
     run = Run("sr", options, given, COLUMNS)
+    if options.batch_size < 2 * run.world and not options.freeze_batchnorm:
+        raise utils.UserError(
+            f"--batch-size {options.batch_size} leaves 1 face to each of {run.world} processes, and BatchNorm needs 2: "
+            f"give --batch-size {2 * run.world} or more"
+        )
     generator = load_generator(run)
     hr_train, _, _ = run.faces("HR_train"), run.faces("HR_test"), run.faces("LR_test")
     with run.group.first():

@@ -4,8 +4,9 @@
     python train_h2l.py --width 16 --steps-per-epoch 100 --precision fp32    # a quick look on a CPU
     torchrun --nproc_per_node=4 train_h2l.py --batch-size 80                 # four GPUs
 
-x_d = G(x_c, z): a WGAN-GP critic D_l compares x_d with unpaired real LR faces x_r, and a pixel loss keeps x_d close to x_c.
-A run resumes from its own state in --out. G's weights are written to h2l.pth, for train.py.
+x_d = G(x_c, z): a WGAN-GP critic D_l compares x_d with unpaired real LR faces x_r, and a pixel
+loss keeps x_d close to x_c. A run resumes from its own state in --out. G's weights are written to
+h2l.pth, for train.py.
 """
 
 import argparse
@@ -66,7 +67,7 @@ class Degradation:
         self.generator, self.critic = map(self.run.distribute, ("generator", "critic"))
 
     def iterate(self, iteration: int, x_c: torch.Tensor, x_r: torch.Tensor) -> dict[str, torch.Tensor]:
-        """One iteration, from 1: clean and real LR faces x_c and x_r [N, 3, 16, 16] -> its loss terms."""
+        """One iteration, from 1: clean and real LR faces x_c, x_r [N, 3, 16, 16] -> its terms."""
         run = self.run
         update_generator = iteration % self.options.critic_updates == 0
         z = run.normal(DegradationGenerator.noise_channels).to(x_c)
@@ -100,7 +101,7 @@ class Degradation:
         return terms | {"saturated": utils.saturated(x_d).mean()}
 
     def sample(self, path: Path) -> dict[str, float]:
-        """Write a sheet of clean, degraded and real LR faces, in eval mode; the PSNR of degraded against clean."""
+        """Write a sheet of clean, degraded and real LR faces; the PSNR of degraded against clean."""
         run = self.run
         _, clean = run.faces("HR_test")[: utils.SAMPLE_FACES]
         (real,) = run.faces("LR_test")[: utils.SHEET_COLUMNS]

@@ -1,4 +1,6 @@
-"""What every script shares and is not the method: options, devices, precision, files, weights and pictures."""
+"""What every script shares and is not the method: options, devices, precision, files, weights and
+pictures.
+"""
 
 import argparse
 import contextlib
@@ -8,7 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path, PurePath
-from typing import Any
+from typing import IO, Any
 from urllib.parse import urlparse
 
 import torch
@@ -38,7 +40,10 @@ class UserError(Exception):
 
 
 def run_script(main: Callable[[], None]) -> None:
-    """Call a script's main; print the problems that users can solve without a traceback and exit with status 1."""
+    """Call a script's main, and exit with status 1 and a message for what the user can solve.
+
+    No message can end a script or change its exit status: see console.py.
+    """
     console.protect()
     try:
         main()
@@ -62,7 +67,9 @@ def leave_group() -> None:
 def explain_out_of_memory(
     batch_size: int, remedy: str = "lower --batch-size, or train with a smaller --width or with --precision bf16"
 ) -> Iterator[None]:
-    """Turn PyTorch's out-of-memory errors, of a GPU or of the CPU, into one that names the batch size and the remedy."""
+    """Turn PyTorch's out-of-memory errors, of a GPU or of the CPU, into one that names the batch
+    size and the remedy.
+    """
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -74,15 +81,19 @@ def explain_out_of_memory(
 
 
 def progress(*arguments: Any, **settings: Any) -> tqdm:
-    """tqdm's progress bar where standard error is a terminal; elsewhere, such as in a log file, none."""
+    """tqdm's progress bar where standard error is a terminal; elsewhere, such as in a log file,
+    none.
+    """
     return tqdm(*arguments, **{"disable": None} | settings)
 
 
-# --- options -----------------------------------------------------------------------------------------------------
+# --- options -------------------------------------------------------------------------------------
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose help shows every default and, for the method's settings, where the default comes from."""
+    """An argument parser whose help shows every default and, for the method's settings, where the
+    default comes from.
+    """
 
     def __init__(self, description: str, formatter_class: type = argparse.RawDescriptionHelpFormatter) -> None:
         super().__init__(description=description, formatter_class=formatter_class)
@@ -97,9 +108,11 @@ class Parser(argparse.ArgumentParser):
         self.current = self.sections[title]
 
     def option(self, name: str, default: Any, text: str, source: str | None = None, **settings: Any) -> None:
-        """Add --name; `source` says where the default comes from: the paper, the reference code or this project.
+        """Add --name; `source` says where the default comes from: the paper, the reference code or
+        this project.
 
-        Values with the metavar PATH, the default for text, or DIR are paths: ~ becomes the home folder.
+        Values with the metavar PATH, the default for text, or DIR are paths: ~ becomes the home
+        folder.
         """
         origin = f", {source}" if source else ""
         if name == "device":
@@ -135,7 +148,9 @@ def check_framing(parser: Parser, options: argparse.Namespace) -> None:
 
 
 def remark_framing(path: Path, content: dict, options: argparse.Namespace) -> None:
-    """Print it if a weights file was trained on faces that were framed otherwise than the options say."""
+    """Print it if a weights file was trained on faces that were framed otherwise than the options
+    say.
+    """
     settings = content.get("settings", {})
     names = [name for name in ("resize", "crop") if name in settings]
     trained, here = (" ".join(f"--{name} {values[name]}" for name in names) for values in (settings, vars(options)))
@@ -221,21 +236,29 @@ def choose_device(choice: str) -> torch.device:
     return device
 
 
+def has_bf16(device: torch.device) -> bool:
+    """Whether the hardware multiplies bf16; elsewhere PyTorch emulates it, slowly."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = cpuinfo.read_text().split() if cpuinfo.exists() else []
+    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(flags))
+
+
 def choose_precision(choice: str, device: torch.device) -> torch.dtype:
-    """auto, fp32 or bf16 -> the dtype of convolutions and linear layers; auto: bf16 where the hardware multiplies it."""
+    """auto, fp32 or bf16 -> the dtype of convolutions and linear layers; auto: bf16 where the
+    hardware multiplies it.
+    """
     if choice == "auto":
-        if device.type == "cuda":
-            choice = "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp32"
-        else:
-            cpuinfo = Path("/proc/cpuinfo")
-            flags = cpuinfo.read_text().split() if cpuinfo.exists() else []
-            choice = "bf16" if {"avx512_bf16", "amx_bf16", "bf16"} & set(flags) else "fp32"
+        choice = "bf16" if has_bf16(device) else "fp32"
     return {"bf16": torch.bfloat16, "fp32": torch.float32}[choice]
 
 
 @contextlib.contextmanager
 def frozen(network: nn.Module) -> Iterator[nn.Module]:
-    """The network itself, out of DistributedDataParallel, whose parameters get no gradients within the block."""
+    """The network itself, out of DistributedDataParallel, whose parameters get no gradients within
+    the block.
+    """
     network = unwrap(network)
     network.requires_grad_(False)
     try:
@@ -246,7 +269,9 @@ def frozen(network: nn.Module) -> Iterator[nn.Module]:
 
 @contextlib.contextmanager
 def evaluating(*networks: nn.Module) -> Iterator[list[nn.Module]]:
-    """The networks in eval mode and without gradients: BatchNorm uses and keeps its running statistics."""
+    """The networks in eval mode and without gradients: BatchNorm uses and keeps its running
+    statistics.
+    """
     networks = [unwrap(network) for network in networks]
     modes = [network.training for network in networks]
     try:
@@ -272,7 +297,30 @@ def unwrap(network: nn.Module) -> nn.Module:
     return network.module if isinstance(network, (DistributedDataParallel, AveragedModel)) else network
 
 
-# --- checkpoints -------------------------------------------------------------------------------------------------
+# --- checkpoints ---------------------------------------------------------------------------------
+
+
+class _DiskErrors:
+    """A file for torch.save, which raises a RuntimeError of its own where writing fails: keeps the
+    error of the disk.
+    """
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self.stream = stream
+        self.error: OSError | None = None
+
+    def _try(self, action: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return action(*arguments)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def write(self, data: bytes) -> int:
+        return self._try(self.stream.write, data)
+
+    def flush(self) -> None:
+        self._try(self.stream.flush)
 
 
 def to_cpu(content: Any) -> Any:
@@ -285,18 +333,32 @@ def to_cpu(content: Any) -> Any:
 
 
 def save_checkpoint(path: Path, kind: str, content: dict) -> None:
-    """Write a checkpoint atomically.
+    """Write a checkpoint atomically. Raises UserError if the disk does not take it.
 
-    kind: what it holds: "h2l", "sr" (weights) or "h2l_state", "sr_state" (everything a run needs to resume).
+    kind: what it holds: "h2l", "sr" (weights) or "h2l_state", "sr_state" (everything a run needs
+    to resume).
     """
     content = {"kind": kind, "version": CHECKPOINT_VERSION, **to_cpu(content)}  # errors of the GPU come before the file
-    write_whole(path, lambda temporary: torch.save(content, temporary))
+
+    def write(temporary: Path) -> None:
+        with open(temporary, "wb") as stream:
+            file = _DiskErrors(stream)
+            try:
+                torch.save(content, file)
+            except RuntimeError:
+                if file.error:
+                    raise file.error from None
+                raise
+
+    write_whole(path, write)
 
 
 def write_whole(path: Path, write: Callable[[Path], Any], flush: bool = True) -> None:
-    """Write a file atomically: `write` fills a temporary file beside `path`, which is flushed and renamed to `path`.
+    """Write a file atomically: `write` fills a temporary file beside `path`, which is flushed and
+    renamed to `path`.
 
     flush: wait for the disk, so that the file also survives a power cut; pictures can do without.
+    Raises UserError for an error of the disk; errors of any other kind pass.
     """
     # A long name would be too long with more at its end
     name = path.name if len(os.fsencode(path.name)) < 200 else hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
@@ -307,16 +369,27 @@ def write_whole(path: Path, write: Callable[[Path], Any], flush: bool = True) ->
             with open(temporary, "rb+") as stream:
                 os.fsync(stream.fileno())
         os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
-        raise UserError(f"cannot write {path} ({error}); what was there before is untouched") from error
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error}); what was there before is unchanged") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path, option: str) -> None:
+    """Make a folder to write to, with its parents. Raises UserError, with the option that names
+    it, if that fails.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to the folder {folder} ({error}): name another with {option}") from error
 
 
 def load_tensors(path: Path, remedy: str) -> Any:
-    """torch.load with weights_only=True, which cannot run code; a UserError for a file that is missing, half or hostile."""
+    """torch.load with weights_only=True, which cannot run code; a UserError for a file that is
+    missing, half or hostile.
+    """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
@@ -329,7 +402,8 @@ def load_tensors(path: Path, remedy: str) -> Any:
 def load_checkpoint(path: Path, kind: str, remedy: str) -> dict:
     """Read a checkpoint of this project.
 
-    Raises UserError, with the remedy, for a file that is missing, half-written, of another program, kind or version.
+    Raises UserError, with the remedy, for a file that is missing, half-written, of another
+    program, kind or version.
     """
     content = load_tensors(path, remedy)
     if not isinstance(content, dict) or "kind" not in content:
@@ -344,7 +418,9 @@ def load_checkpoint(path: Path, kind: str, remedy: str) -> dict:
 
 
 def load_weights(network: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
-    """Load weights into a network; a UserError names the tensor that is missing, unknown, of another shape or not finite."""
+    """Load weights into a network; a UserError names the tensor that is missing, unknown, of
+    another shape or not finite.
+    """
     expected = network.state_dict()
     name = type(network).__name__
     for key in [*expected, *weights]:
@@ -361,7 +437,8 @@ def load_weights(network: nn.Module, weights: dict[str, Tensor], path: Path) -> 
 def load_networks(path: Path, kind: str, constructors: dict[str, Callable[[int], nn.Module]], remedy: str) -> dict:
     """Build the networks of an inference file at its own width and load them, in eval mode.
 
-    constructors: name in the file -> class. Returns name -> network, and under "content" the whole file.
+    constructors: name in the file -> class. Returns name -> network, and under "content" the whole
+    file.
     """
     content = load_checkpoint(path, kind, remedy)
     networks: dict[str, Any] = {"content": content}
@@ -375,7 +452,9 @@ def load_networks(path: Path, kind: str, constructors: dict[str, Callable[[int],
 
 
 def load_degradation(path: Path, remedy: str) -> tuple[DegradationGenerator, dict]:
-    """The degradation generator of an h2l.pth, in eval mode and frozen, and the content of the file."""
+    """The degradation generator of an h2l.pth, in eval mode and frozen, and the content of the
+    file.
+    """
     loaded = load_networks(path, "h2l", {"generator": DegradationGenerator}, remedy)
     return loaded["generator"].requires_grad_(False), loaded["content"]
 
@@ -502,7 +581,7 @@ def digest(tensors: dict[str, Tensor]) -> str:
     return fingerprint.hexdigest()[:16]
 
 
-# --- pictures ----------------------------------------------------------------------------------------------------
+# --- pictures ------------------------------------------------------------------------------------
 
 
 def to_unit_range(images: Tensor) -> Tensor:
@@ -516,23 +595,31 @@ def to_bytes(images: Tensor) -> Tensor:
 
 
 def saturated(images: Tensor) -> Tensor:
-    """The share of each image's values outside [-1, 1], which clamping would lose: [N, 3, H, W] -> [N]."""
+    """The share of each image's values outside [-1, 1], which clamping would lose: [N, 3, H, W] ->
+    [N].
+    """
     return (~(images.detach().abs() <= 1)).float().flatten(1).mean(dim=1)  # NaN is lost, too
 
 
 def psnr(images: Tensor, targets: Tensor) -> Tensor:
-    """Each image's peak signal-to-noise ratio, RGB, rounded to 8 bits: [N, 3, H, W] in [-1, 1] -> [N], dB, at most 78."""
+    """Each image's peak signal-to-noise ratio, RGB, rounded to 8 bits: [N, 3, H, W] in [-1, 1] ->
+    [N], dB, at most 78.
+    """
     error = (to_bytes(images).float() - to_bytes(targets).float()).square().flatten(1).mean(dim=1)
     return 10 * torch.log10(255**2 / error.clamp(min=1e-3))
 
 
 def enlarge(images: Tensor) -> Tensor:
-    """LR faces at the size of HR ones, each pixel a square, to stand beside HR ones: [N, 3, 16, 16] -> [N, 3, 64, 64]."""
+    """LR faces at the size of HR ones, each pixel a square, to stand beside HR ones: [N, 3, 16,
+    16] -> [N, 3, 64, 64].
+    """
     return nn.functional.interpolate(images.float(), size=(HR_SIZE, HR_SIZE), mode="nearest")
 
 
 def save_sheet(path: Path, rows: dict[str, Tensor], columns: int = SHEET_COLUMNS) -> None:
-    """Write a sheet of pictures: title -> [N, 3, H, W] in [-1, 1], `columns` of them a row; LR faces are enlarged."""
+    """Write a sheet of pictures: title -> [N, 3, H, W] in [-1, 1], `columns` of them a row; LR
+    faces are enlarged.
+    """
     import torchvision  # as above
 
     grids = []

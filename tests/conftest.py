@@ -1,27 +1,17 @@
-"""What the tests share: a small drawn face set, tiny trained weights, and a way to run the scripts as users do."""
+"""What the tests share: a small drawn face set and tiny trained weights."""
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from helpers import TINY, run_script  # noqa: E402
 
 import utils  # noqa: E402
 from models import Decoder, FeatureExtractor  # noqa: E402
-
-TINY = ["--width", "4", "--batch-size", "4", "--precision", "fp32", "--device", "cpu", "--log-every", "1"]
-
-
-def run_script(script: str, *options: object, environment: dict | None = None, **settings) -> subprocess.CompletedProcess:
-    """Run a script of the repository in a process of its own, from its root."""
-    command = [sys.executable, script, *map(str, options)]
-    environment = {**os.environ, **(environment or {})}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, **settings)
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +34,9 @@ def h2l(demo_data, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def sr(demo_data, h2l) -> Path:
-    """sr.pth of a two-step run of train.py, as a user starts it; all files of both stages lie beside it."""
+    """sr.pth of a two-step run of train.py, as a user starts it; all files of both stages lie
+    beside it.
+    """
     options = ["--data", demo_data, "--out", h2l.parent, "--max-steps", 2, "--vgg-weights", "random", *TINY]
     result = run_script("train.py", *options)
     assert result.returncode == 0, result.stderr

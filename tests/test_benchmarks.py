@@ -4,8 +4,8 @@ import sys
 
 import pytest
 import torch
-from conftest import ROOT, run_script
-from test_equality import faces, make_stages
+from helpers import ROOT, run_script
+from test_training import faces, make_stages
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import bench  # noqa: E402

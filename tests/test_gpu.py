@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import TINY
+from helpers import TINY
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 

@@ -4,7 +4,7 @@ import signal
 
 import pytest
 import torch
-from conftest import ROOT, TINY, run_script
+from helpers import ROOT, TINY, run_script
 from torch import distributed
 
 import train_h2l

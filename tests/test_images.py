@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from conftest import run_script
+from helpers import run_script
 from pictures import encode, picture
 from PIL import Image
 

@@ -6,7 +6,7 @@ import sys
 
 import pandas as pd
 import pytest
-from conftest import ROOT, run_script
+from helpers import ROOT, run_script
 from pictures import encode, picture
 
 from Datasets import make_csv, make_demo

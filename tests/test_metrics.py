@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from conftest import run_script
+from helpers import run_script
 from PIL import Image
 from torch import nn
 

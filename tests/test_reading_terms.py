@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 import torch
-from conftest import TINY
+from helpers import TINY
 
 import train_h2l
 from training.run import Run

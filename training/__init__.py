@@ -1,1 +1,1 @@
-"""What both trainers share and is not the method: their options, the run itself, its saved state and its log."""
+"""What both trainers share and is not the method: options, the run, its saved state, its log."""

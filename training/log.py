@@ -1,4 +1,4 @@
-"""What a run shows of itself: a CSV file, a progress bar, TensorBoard and curves. None of it can end the run."""
+"""What a run shows of itself: CSV, progress bar, TensorBoard, curves. None of it can end a run."""
 
 import contextlib
 import io
@@ -13,9 +13,11 @@ import pandas as pd
 import utils
 from training.state import LOGS
 
+LINE_EVERY = 30  # s, at least, between the lines that stand in for the progress bar where there is no terminal
+
 
 class Log:
-    """The log of one run: sums of the terms since the last row, the rows that wait to be written, and where they go."""
+    """The log of one run: sums of terms since the last row, and rows that wait to be written."""
 
     def __init__(self, folder: Path, name: str, columns: list[str], say: Callable[[str], None]) -> None:
         """name: the stage. columns: its terms and measurements. say: prints a line."""
@@ -30,10 +32,22 @@ class Log:
         self.tensorboard: Any = None
         self.bar: Any = None
         self.images, self.clock = 0, time.perf_counter()
+        self.opened, self.line_clock = (0, self.clock), self.clock
+
+    def open(self, iteration: int, total: int, show: bool) -> Any:
+        """Start the clocks and, on a terminal, the progress bar, which is returned.
+
+        show: False in all processes but one.
+        """
+        settings = {"total": total, "initial": iteration, "desc": self.path.stem, "unit": "it"}
+        self.bar = utils.progress(**settings, disable=None if show else True)
+        self.restart_clock()
+        self.opened, self.line_clock = (iteration, self.clock), self.clock
+        return self.bar
 
     @contextlib.contextmanager
     def optional(self, what: str) -> Iterator[None]:
-        """Let the run go on if the block fails, for whatever reason; say so when it fails for the first time in a row."""
+        """Let the run go on if the block fails, for whatever reason; say so once."""
         try:
             yield
         except Exception as error:  # a full disk, a file that is open elsewhere, a terminal that is gone, matplotlib, ...
@@ -51,7 +65,7 @@ class Log:
             raise ValueError(f"{unknown[0]} has no column in the log: add it to the trainer's COLUMNS")
 
     def add(self, terms: dict[str, float], images: int) -> None:
-        """Count an iteration's terms and its images. Raises ValueError for a term that has no column."""
+        """Count an iteration's terms and images. Raises ValueError for a term without a column."""
         self._check_columns(terms)
         self.images += images
         for name, value in terms.items():
@@ -67,18 +81,17 @@ class Log:
         self.sums, self.counts = {}, {}
 
     def complete_row(self, measurements: dict[str, float]) -> None:
-        """Add a sample step's measurements to the last row. Raises ValueError for one that has no column."""
+        """Add measurements to the last row. Raises ValueError for one that has no column."""
         self._check_columns(measurements)
         self.rows[-1] |= measurements
 
     def show_row(self) -> None:
-        """Write the rows that wait to the file, and show the last one in the progress bar and in TensorBoard."""
+        """Write the rows that wait; show the last one in the progress bar and in TensorBoard."""
         row = self.rows[-1]
         with self.optional(f"writing {self.path}"):
             self.write()
         with self.optional("the progress bar"):
-            shown = {name: f"{row[name]:.3g}" for name in self.columns[2:-2] if name in row}
-            self.bar.set_postfix(shown | {"img/s": f"{row['images_per_second']:.1f}"})
+            self._show_progress(row)
         if self.tensorboard:
             with self.optional("TensorBoard"):
                 for name in self.columns[1:]:
@@ -86,12 +99,28 @@ class Log:
                         self.tensorboard.add_scalar(name, row[name], row["iteration"])
                 self.tensorboard.flush()
 
+    def _show_progress(self, row: dict[str, float]) -> None:
+        """A row in the progress bar; where there is none, as a plain line, seldom."""
+        shown = {name: f"{row[name]:.3g}" for name in self.columns[2:-2] if name in row}
+        shown["images/s"] = f"{row['images_per_second']:.1f}"
+        self.bar.set_postfix(shown)
+        now = time.perf_counter()
+        if self.bar.disable and now - self.line_clock >= LINE_EVERY:
+            self.line_clock = now
+            done, left = row["iteration"] - self.opened[0], self.bar.total - row["iteration"]
+            time_left = self.bar.format_interval(left * (now - self.opened[1]) / done)
+            text = ", ".join(f"{name} {value}" for name, value in shown.items())
+            self.say(f"iteration {row['iteration']} of {self.bar.total}, {time_left} left: {text}")
+
     def restart_clock(self) -> None:
         """Let the next row's images per second count from now on."""
         self.images, self.clock = 0, time.perf_counter()
 
     def write(self) -> None:
-        """Append the rows that wait to the file; at first, and after a failure, it is rewritten with what it should hold."""
+        """Append the rows that wait to the file.
+
+        At first, and after a failure, the file is rewritten with what it should hold.
+        """
         if self.kept is not None:
             self._trim(self.kept)
         if not self.rows:
@@ -106,7 +135,7 @@ class Log:
         self.rows = []
 
     def _trim(self, iteration: int) -> None:
-        """Keep the file's rows up to an iteration: later ones are computed again; a killed run may have left half a row."""
+        """Keep the file's complete rows up to an iteration: later ones are computed again."""
         table = pd.DataFrame(columns=self.columns)
         if iteration and self.path.exists():
             text = self.path.read_text()
@@ -119,7 +148,9 @@ class Log:
         self.kept = None
 
     def plot(self) -> None:
-        """Draw every column of the file over the iterations, if matplotlib is installed (requirements-dev.txt has it)."""
+        """Draw every column of the file over the iterations, if matplotlib is installed
+        (requirements-dev.txt has it).
+        """
         backend = os.environ.pop("MPLBACKEND", None)  # a notebook's, which may be unknown here; a file needs none
         try:
             from matplotlib.figure import Figure

@@ -90,6 +90,8 @@ def _translate(saved: dict[str, Any], iteration: int, path: Path) -> dict[str, A
     Raises UserError, with the option's name, for a value that no option of today stands for.
     """
     saved = dict(saved)
+    if saved["precision"] == "auto":  # it was not kept what that had been
+        del saved["precision"]
     if "average_decay" in saved:
         saved["ema_decay"] = saved.pop("average_decay")
     momentum, steps = saved.pop("critic_momentum", 0.5), saved.pop("warm_start_steps", 0)
@@ -112,12 +114,14 @@ def _translate(saved: dict[str, Any], iteration: int, path: Path) -> dict[str, A
 
 
 def adopt_options(options: argparse.Namespace, given: set[str], state: dict, path: Path) -> list[str]:
-    """Give a resumed run the options it began with, in place; returns a line for each that differs from the default.
+    """Give a resumed run the options it began with, in place; returns a line for each that differs
+    from the default.
 
-    given: the names of the options on the command line. state, path: the saved state and its file. Raises UserError if
-    the user gave an option that cannot change another value.
+    given: the names of the options on the command line. state, path: the saved state and its file.
+    Raises UserError if the user gave an option that cannot change another value.
     """
     values, said, conflicts = vars(options), [], []
+    given = given - {"precision"} if options.precision == "auto" else given
     for name, saved in (ADDED | _translate(state["options"], state["iteration"], path)).items():
         if name in PER_START or name not in values or values[name] == saved or (name in CHANGEABLE and name in given):
             continue

@@ -1,4 +1,6 @@
-"""A training run of either stage: it starts or resumes, hands out batches, and closes, logs and saves every iteration."""
+"""A training run of either stage: it starts or resumes, hands out batches, and closes, logs and
+saves every iteration.
+"""
 
 import argparse
 import json
@@ -31,16 +33,31 @@ SATURATED_UPDATES = 100  # consecutive generator updates with mostly saturated o
 READ_EVERY = 20  # iterations, at most, between reads of the terms from a GPU: each read waits for its work
 REFERENCE_EPOCH = {"h2l": 9143, "sr": 14066}  # iterations, with the authors' 182,866 HR faces
 
+# Ctrl-C; an end of a job; the terminal's end
+STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
+def ignore_signals(_worker: int) -> None:
+    """In a process that loads batches: a signal to the whole group, such as Ctrl-C, is for the run
+    to handle.
+    """
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
 
 class Run:
-    """One training run of either stage: where it computes, what it has saved, what it logs, and how it resumes.
+    """One training run of either stage: where it computes, what it has saved, what it logs, and
+    how it resumes.
 
-    The trainers make their networks and optimizers through it, call `begin`, and go through `batches`, closing every
-    iteration with `finish`. Everything is written by the first process alone.
+    The trainers make their networks and optimizers through it, call `begin`, and go through
+    `batches`, closing every iteration with `finish`. Everything is written by the first process
+    alone.
     """
 
     def __init__(self, name: str, options: argparse.Namespace, given: set[str], columns: list[str]) -> None:
-        """name: "h2l" or "sr", the first part of the files' names. columns: the log's terms and measurements."""
+        """name: "h2l" or "sr", the first part of the files' names. columns: the log's terms and
+        measurements.
+        """
         self.name, self.options = name, options
         self.out = Path(options.out)
         self.state_path = self.out / f"{name}_state.pth"
@@ -58,6 +75,9 @@ class Run:
                 f"choose a multiple of {self.world}"
             )
         self.dtype = utils.choose_precision(options.precision, self.device)
+        options.precision = {torch.bfloat16: "bf16", torch.float32: "fp32"}[self.dtype]  # resumed on any machine
+        if options.precision == "bf16" and not utils.has_bf16(self.device):
+            self.say("warning: this machine does not compute in bf16, which is emulated and slow; --precision fp32 is faster")
         torch.manual_seed(options.seed)
         self.noise = torch.Generator().manual_seed(options.seed)
         self.networks: dict[str, nn.Module] = {}
@@ -79,10 +99,12 @@ class Run:
             tqdm.write(text, file=sys.stdout)
             sys.stdout.flush()
 
-    # --- what a trainer builds -----------------------------------------------------------------------------------
+    # --- what a trainer builds -------------------------------------------------------------------
 
     def faces(self, list_name: str) -> PreparedFaces:
-        """The prepared faces of a list, such as "HR_train"; the first process prepares them, the others wait for it."""
+        """The prepared faces of a list, such as "HR_train"; the first process prepares them, the
+        others wait for it.
+        """
         if list_name not in self.prepared:
             options, data = self.options, Path(self.options.data)
             path, cache = data / f"{list_name}.csv", Path(options.cache or data / ".cache")
@@ -109,26 +131,34 @@ class Run:
         return network
 
     def trained(self, *names: str) -> list[nn.Module]:
-        """The networks as the inference file has them: their EMA with --ema-decay, else as they are."""
+        """The networks as the inference file has them: their EMA with --ema-decay, else as they
+        are.
+        """
         return [utils.unwrap(self.averages.get(name, self.networks[name])) for name in names]
 
     def optimizer(self, name: str, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-        """Keep an optimizer, its learning rate falling by --lr-decay every --lr-decay-epochs, in the state."""
+        """Keep an optimizer, its learning rate falling by --lr-decay every --lr-decay-epochs, in
+        the state.
+        """
         self.optimizers[name] = optimizer
         return optimizer
 
     def distribute(self, name: str) -> nn.Module:
-        """The network to train, wrapped for several processes; BatchNorm's statistics stay each process's own."""
+        """The network to train, wrapped for several processes; BatchNorm's statistics stay each
+        process's own.
+        """
         network = self.networks[name]
         if self.world == 1:
             return network
         devices = [self.device] if self.device.type == "cuda" else None
         return DistributedDataParallel(network, device_ids=devices, broadcast_buffers=False)
 
-    # --- its beginning -------------------------------------------------------------------------------------------
+    # --- its beginning ---------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Lay out the run's length by HR_train, and start: from the saved state if there is one, else from nothing."""
+        """Lay out the run's length by HR_train, and start: from the saved state if there is one,
+        else from nothing.
+        """
         options, train = self.options, self.faces("HR_train")
         if self.main:
             self._prepare_folder()
@@ -153,7 +183,9 @@ class Run:
         self._introduce(len(train))
 
     def _prepare_folder(self) -> None:
-        """--restart and --tensorboard; only now that the options, the data and the other weights have proved good."""
+        """--restart and --tensorboard; only now that the options, the data and the other weights
+        have proved good.
+        """
         if self.options.tensorboard:
             try:
                 from torch.utils.tensorboard import SummaryWriter
@@ -174,13 +206,17 @@ class Run:
             self.say(f"starting with the weights of {path}")
 
     def _start_averages(self) -> None:
-        """--ema-decay: averages of the networks in the inference file, which begin as copies of them."""
+        """--ema-decay: averages of the networks in the inference file, which begin as copies of
+        them.
+        """
         decay = self.options.ema_decay
         for name in self.inference if decay else ():
             self.averages[name] = AveragedModel(self.networks[name], multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
     def _resume(self, state: dict) -> None:
-        """Load a state: networks and their EMA, optimizers, schedules, the noise, and the log's sums and waiting rows."""
+        """Load a state: networks and their EMA, optimizers, schedules, the noise, and the log's
+        sums and waiting rows.
+        """
         check_fingerprints(state["fingerprints"], self.fingerprints, self.state_path)
         for name, network in self.networks.items():
             utils.load_weights(network, state["networks"][name], self.state_path)
@@ -211,14 +247,16 @@ class Run:
                 f"reference's epoch had {reference} iterations: --steps-per-epoch {reference}, or what you have time for"
             )
 
-    # --- what an iteration needs ---------------------------------------------------------------------------------
+    # --- what an iteration needs -----------------------------------------------------------------
 
     def autocast(self) -> torch.autocast:
         """Convolutions and linear layers in the run's precision."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     def normal(self, channels: int) -> Tensor:
-        """z ~ N(0, I): this process's part [N, channels] of the draw for the global batch, whatever their number."""
+        """z ~ N(0, I): this process's part [N, channels] of the draw for the global batch,
+        whatever their number.
+        """
         return self._part(torch.randn(self.options.batch_size, channels, generator=self.noise))
 
     def uniform(self) -> Tensor:
@@ -239,9 +277,11 @@ class Run:
         optimizer.step()
 
     def batches(self, hr: PreparedFaces, lr: PreparedFaces | None = None) -> Iterator[tuple[int, list[Tensor]]]:
-        """Yield the iteration, from 1, and its faces on the device in [-1, 1]: y, x_c and, if `lr` is given, x_r.
+        """Yield the iteration, from 1, and its faces on the device in [-1, 1]: y, x_c and, if `lr`
+        is given, x_r.
 
-        Shows the progress bar, and stops when the run is complete, or by SIGINT or SIGTERM after it has saved.
+        Shows the progress bar, and stops when the run is complete, or on a signal after it has
+        saved.
         """
         if self.iteration >= self.total:
             self.say(f"the run is complete after {self.iteration} iterations; --epochs or --max-steps make it longer")
@@ -250,13 +290,13 @@ class Run:
         indices = BatchIndices(
             len(hr), len(lr or hr), options.batch_size, options.seed, self.iteration, self.total, self.rank, self.world
         )
-        loader = DataLoader(FaceBatches(hr, lr), batch_size=None, sampler=indices, num_workers=options.workers, pin_memory=cuda)
+        loader = DataLoader(
+            FaceBatches(hr, lr), batch_size=None, sampler=indices, num_workers=options.workers, pin_memory=cuda,
+            worker_init_fn=ignore_signals,
+        )  # fmt: skip
         handlers = self._catch_signals()
-        disable = None if self.main else True
-        self.log.bar = utils.progress(total=self.total, initial=self.iteration, desc=self.name, unit="it", disable=disable)
-        self.log.restart_clock()
         try:
-            with self.log.bar:
+            with self.log.open(self.iteration, self.total, self.main):
                 for faces in loader:
                     yield self.iteration + 1, [utils.to_unit_range(face.to(self.device, non_blocking=cuda)) for face in faces]
         finally:
@@ -264,24 +304,30 @@ class Run:
                 signal.signal(number, handler)
 
     def _catch_signals(self) -> dict[int, Any]:
-        """SIGINT and SIGTERM let the iteration end, save and exit; a second SIGINT exits at once. Returns the old handlers."""
+        """Let STOP_SIGNALS end the run after the iteration, saved; a second SIGINT exits at once.
+        Returns the old handlers.
+        """
 
         def stop(number: int, _frame: Any) -> None:
             if self.stop_signal and number == signal.SIGINT:
                 os._exit(128 + number)
-            self.stop_signal = number
+            self.stop_signal = self.stop_signal or number
 
-        return {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        # nohup ignores SIGHUP, and a shell SIGINT of what it runs in the background, which a user may still send
+        ignored = [number for number in STOP_SIGNALS if number != signal.SIGINT and signal.getsignal(number) == signal.SIG_IGN]
+        return {number: signal.signal(number, stop) for number in STOP_SIGNALS if number not in ignored}
 
-    # --- the end of an iteration ---------------------------------------------------------------------------------
+    # --- the end of an iteration -----------------------------------------------------------------
 
     def finish(self, terms: dict[str, Tensor], sample: Callable[[Path], dict[str, float]]) -> None:
-        """Close an iteration: check its terms, move the schedules, save if it is time, and only then log and sample.
+        """Close an iteration: check its terms, move the schedules, save if it is time, and only
+        then log and sample.
 
-        On a GPU the terms are read every READ_EVERY iterations, and before anything is logged, sampled or saved.
+        On a GPU the terms are read every READ_EVERY iterations, and before anything is logged,
+        sampled or saved.
 
-        terms: name -> scalar, for the log; "generator_loss" is there where the generator side was updated. sample: writes a
-        sheet to the given path and returns measurements for the log.
+        terms: name -> scalar, for the log; "generator_loss" is there where the generator side was
+        updated. sample: writes a sheet to the given path and returns measurements for the log.
         Raises FloatingPointError, before anything is saved, if a term is not finite.
         """
         self.iteration += 1
@@ -289,10 +335,10 @@ class Run:
         if "generator_loss" in terms:
             for name, average in self.averages.items():
                 average.update_parameters(self.networks[name])
-        self._agree_to_stop()
+        stop = self._agree_to_stop()
         sampled = self.iteration % options.sample_every == 0 or last
         logged = self.iteration % options.log_every == 0 or sampled
-        saved = self.iteration % options.save_every == 0 or last or self.stop_signal
+        saved = self.iteration % options.save_every == 0 or last or stop
         self.unread.append((self.iteration, list(terms), torch.stack([term.detach().float() for term in terms.values()])))
         if logged or saved or len(self.unread) >= self.read_every:
             self._read_terms()
@@ -305,11 +351,11 @@ class Run:
             self.save()
         if self.main:
             self._show(logged, sample if sampled else None)
-        if self.stop_signal:
+        if stop:
             self.log.bar.close()
-            self.say(f"stopped by signal {self.stop_signal} and saved at iteration {self.iteration}")
+            self.say(f"stopped by signal {stop} and saved at iteration {self.iteration}")
             utils.leave_group()
-            sys.exit(128 + self.stop_signal)
+            sys.exit(128 + stop)
 
     def _read_terms(self) -> None:
         """Read the unread terms from the device, all at once, and check each iteration's in turn."""
@@ -320,7 +366,9 @@ class Run:
         self.unread.clear()
 
     def _check(self, iteration: int, values: dict[str, float]) -> None:
-        """Count the terms for the log; raise FloatingPointError for one that is not finite, or for lasting saturation."""
+        """Count the terms for the log; raise FloatingPointError for one that is not finite, or for
+        lasting saturation.
+        """
         for name, value in values.items():
             if not np.isfinite(value):
                 raise FloatingPointError(
@@ -338,9 +386,12 @@ class Run:
                 f"{SATURATED_UPDATES} updates, at iteration {iteration}; the pictures are lost. Lower the learning rates"
             )
 
-    def _agree_to_stop(self) -> None:
-        """Several processes: a signal that one of them got stops all of them after the same iteration."""
-        self.stop_signal = max(self.group.values(self.stop_signal))
+    def _agree_to_stop(self) -> int:
+        """The signal to stop by after this iteration, or 0: what one process got, all of them get.
+
+        Asked once an iteration, since a signal may come at any moment of it.
+        """
+        return max(self.group.values(self.stop_signal))
 
     def _move_schedules(self) -> None:
         with warnings.catch_warnings():  # the alignment's optimizer rightly has not stepped in the first epoch
@@ -349,7 +400,9 @@ class Run:
                 scheduler.step()
 
     def _show(self, logged: bool, sample: Callable[[Path], dict[str, float]] | None) -> None:
-        """What the run shows of an iteration; a failure is said, and ends nothing. sample: as for `finish`, or None."""
+        """What the run shows of an iteration; a failure is said, and ends nothing. sample: as for
+        `finish`, or None.
+        """
         measurements = {}
         if sample is not None:
             with self.log.optional("the sample sheet"):
@@ -367,7 +420,7 @@ class Run:
         if logged:
             self.log.restart_clock()
 
-    # --- what is saved -------------------------------------------------------------------------------------------
+    # --- what is saved ---------------------------------------------------------------------------
 
     def save(self) -> None:
         """Write the state, then the inference file; refuses to write weights that are not finite."""

@@ -1,6 +1,7 @@
 """A run's folder: its lock, the state to resume from, and what must be equal to resume it."""
 
 import contextlib
+import errno
 import os
 import platform
 import shutil
@@ -9,14 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from utils import UserError, load_checkpoint
+from utils import UserError, load_checkpoint, make_folder
 
 LOCK_PATIENCE = 8  # s; the loader processes of a killed run hold its folder for up to 5 s more
 LOGS = {"h2l": "train_h2l.csv", "sr": "train.csv"}
 
 
 def _try_lock(stream: IO) -> bool:
-    """Lock an open file for this process without waiting; False if another has it."""
+    """Lock an open file for this process without waiting; False if another has it. Warns where
+    there are no locks.
+    """
     try:
         if os.name == "nt":
             import msvcrt
@@ -27,8 +30,10 @@ def _try_lock(stream: IO) -> bool:
             import fcntl
 
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK):  # the last one on Windows
+            return False
+        print(f"warning: {stream.name} cannot be locked ({error.strerror}): do not start a second run in this folder")
     return True
 
 
@@ -36,15 +41,15 @@ def _try_lock(stream: IO) -> bool:
 def exclusive(folder: str, name: str) -> Iterator[None]:
     """Hold the output folder for one run of a stage; a second run, on this machine, is refused.
 
-    The system releases the lock however its process ends, so that no lock is ever stale. Temporary files that a killed
-    run left behind are removed.
+    The system releases the lock however its process ends, so that no lock is ever stale. Temporary
+    files that a killed run left behind are removed.
     """
     if int(os.environ.get("RANK", 0)) > 0:  # the first process holds it for all
         yield
         return
     path = Path(folder) / f".{name}.lock"
+    make_folder(path.parent, "--out")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         stream = open(path, "a+", encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write to the folder {folder} ({error}): name another with --out") from error
@@ -68,7 +73,8 @@ def exclusive(folder: str, name: str) -> Iterator[None]:
 def find_state(folder: Path, name: str) -> dict | None:
     """The state that a run of the stage left in the folder, or None.
 
-    Raises UserError for a state that cannot be read and for weights without their state, which would be overwritten.
+    Raises UserError for a state that cannot be read and for weights without their state, which
+    would be overwritten.
     """
     path, weights = folder / f"{name}_state.pth", folder / f"{name}.pth"
     if path.exists():
@@ -82,7 +88,9 @@ def find_state(folder: Path, name: str) -> dict | None:
 
 
 def move_aside(folder: Path, name: str) -> Path | None:
-    """Move the files of a stage's run into a dated folder; returns it, or None if there is nothing to move."""
+    """Move the files of a stage's run into a dated folder; returns it, or None if there is nothing
+    to move.
+    """
     patterns = (f"{name}.pth", f"{name}_*", f"samples_{name}", LOGS[name])
     files = [file for pattern in patterns for file in sorted(folder.glob(pattern))]
     if not files:
@@ -95,7 +103,9 @@ def move_aside(folder: Path, name: str) -> Path | None:
 
 
 def check_fingerprints(saved: dict[str, str], present: dict[str, str], path: Path) -> None:
-    """Raise a UserError if the data or the frozen weights differ from those that the run in `path` began with."""
+    """Raise a UserError if the data or the frozen weights differ from those that the run in `path`
+    began with.
+    """
     for name, fingerprint in present.items():
         if saved.get(name) != fingerprint:
             raise UserError(

@@ -1,0 +1,123 @@
+"""What the tests share: ways to run the scripts as users do, and to compare what they leave."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+import utils
+from training.options import CHANGEABLE, PER_START
+from training.run import Run
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = ["--width", "4", "--batch-size", "4", "--precision", "fp32", "--device", "cpu", "--log-every", "1"]
+
+
+def run_script(script: str, *options: object, environment: dict | None = None, **settings) -> subprocess.CompletedProcess:
+    """Run a script of the repository in a process of its own, from its root."""
+    command = [sys.executable, script, *map(str, options)]
+    settings = {"capture_output": True, "text": True, "timeout": 240, **settings}
+    return subprocess.run(command, cwd=ROOT, env={**os.environ, **(environment or {})}, **settings)
+
+
+def torchrun(script, *options):
+    """Run a script in two processes."""
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", script]
+    return run_script(*command, *options, environment={"OMP_NUM_THREADS": "1"})
+
+
+def start_script(script, *options, **settings):
+    """Start a script in a process and a group of its own."""
+    command = [sys.executable, script, *map(str, options)]
+    return subprocess.Popen(command, cwd=ROOT, start_new_session=True, **settings)
+
+
+def wait_for(path: Path, seconds: float = 120) -> None:
+    """Wait until a file is there."""
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} does not appear"
+        time.sleep(0.1)
+
+
+def main(module, *options):
+    """Call a script's main in this process."""
+    module.main([str(option) for option in options])
+
+
+def h2l_options(data, out, *more):
+    """Options of train_h2l.py for a tiny run, as text."""
+    return [str(option) for option in ("--data", data, "--out", out, *TINY, *more)]
+
+
+def sr_options(data, out, h2l, *more):
+    return h2l_options(data, out, "--h2l", h2l, "--vgg-weights", "random", *more)
+
+
+def one_step(data, out, *more):
+    return h2l_options(data, out, "--max-steps", 1, *more)
+
+
+def one_sr_step(data, out, h2l, *more):
+    return sr_options(data, out, h2l, "--max-steps", 1, *more)
+
+
+def copy_lists(demo_data, folder):
+    """The demo's lists in another folder, their paths absolute, so that one of them can be
+    spoiled.
+    """
+    folder.mkdir()
+    for name in ("HR_train", "HR_test", "LR_train", "LR_test"):
+        rows = (demo_data / f"{name}.csv").read_text().split()
+        (folder / f"{name}.csv").write_text("\n".join([rows[0], *(str(demo_data / row) for row in rows[1:])]))
+    return folder
+
+
+def assert_equal_states(a, b):
+    """Everything in two saved states is the same, bit for bit; the options may differ where they
+    may change.
+    """
+    a, b = (torch.load(path, weights_only=True) for path in (a, b))
+
+    def compare(x, y, where):
+        if where.endswith("/images_per_second"):
+            return
+        assert type(x) is type(y), where
+        if isinstance(x, dict):
+            assert x.keys() == y.keys(), where
+            for key in x:
+                if where != "/options" or key not in CHANGEABLE | PER_START:
+                    compare(x[key], y[key], f"{where}/{key}")
+        elif isinstance(x, (list, tuple)):
+            assert len(x) == len(y), where
+            for i, (one, other) in enumerate(zip(x, y)):
+                compare(one, other, f"{where}/{i}")
+        elif isinstance(x, torch.Tensor):
+            assert torch.equal(x, y), where
+        else:
+            assert x == y, where
+
+    compare(a, b, "")
+
+
+class Recorder:
+    """Records every update of a run: which optimizer stepped, and which networks it changed."""
+
+    def __init__(self, monkeypatch):
+        self.updates = []
+        step = Run.step
+
+        def recorded(run, optimizer, loss):
+            before = {name: utils.digest(dict(network.named_parameters())) for name, network in run.networks.items()}
+            step(run, optimizer, loss)
+            changed = {n for n, network in run.networks.items() if utils.digest(dict(network.named_parameters())) != before[n]}
+            name = next(name for name, known in run.optimizers.items() if known is optimizer)
+            self.updates.append((run.iteration + 1, name, changed))
+
+        monkeypatch.setattr(Run, "step", recorded)
+
+    def of(self, name):
+        return [(iteration, changed) for iteration, update, changed in self.updates if update == name]

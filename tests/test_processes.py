@@ -1,0 +1,226 @@
+"""Signals, several processes, the folder's lock and the console: what happens to a run from
+outside.
+"""
+
+import errno
+import io
+import os
+import signal
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+import torch
+from helpers import h2l_options, main, one_step, run_script, sr_options, start_script, torchrun, wait_for
+from tqdm import tqdm
+
+import train
+import train_h2l
+import utils
+from training.options import parse_options
+from training.run import Run
+from training.state import exclusive
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are POSIX")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_the_whole_group_saves(number, demo_data, tmp_path):
+    """As Ctrl-C in `train_h2l.py | tee log`: the process that loads gets the signal too, and the
+    output's reader is gone.
+    """
+    options = h2l_options(demo_data, tmp_path, "--epochs", 100000, "--workers", 1)
+    with start_script("train_h2l.py", *options, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as run:
+        wait_for(tmp_path / "train_h2l.csv")
+        run.stdout.close()
+        os.killpg(run.pid, number)
+        assert run.wait(timeout=60) == 128 + number
+    iteration = torch.load(tmp_path / "h2l_state.pth", weights_only=True)["iteration"]
+    assert iteration == pd.read_csv(tmp_path / "train_h2l.csv")["iteration"].max()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are POSIX")
+def test_nohup_is_respected(tmp_path, monkeypatch):
+    run = Run("h2l", *parse_options(train_h2l.build_parser(), h2l_options("", tmp_path)), [])
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    handlers = run._catch_signals()
+    try:
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        assert sorted(handlers) == [signal.SIGINT, signal.SIGTERM]
+    finally:
+        for number, handler in {**handlers, signal.SIGHUP: before}.items():
+            signal.signal(number, handler)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are POSIX")
+def test_a_second_sigint_exits_at_once(demo_data, tmp_path):
+    """The first one waits for the iteration, which here takes a minute; the second does not."""
+    code = (
+        "import sys, time, train_h2l, training.run;"
+        "training.run.Run.finish = lambda *arguments: print('within', flush=True) or time.sleep(60);"
+        "train_h2l.main(sys.argv[1:])"
+    )
+    options = h2l_options(demo_data, tmp_path)
+    with start_script("-c", code, *options, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as run:
+        assert any(line == "within\n" for line in run.stdout)
+        run.send_signal(signal.SIGINT)
+        with pytest.raises(subprocess.TimeoutExpired):
+            run.wait(timeout=2)
+        run.send_signal(signal.SIGINT)
+        assert run.wait(timeout=10) == 130
+
+
+def test_two_processes_do_what_one_does(demo_data, tmp_path):
+    """Stage 1 has no BatchNorm: with the same global batch and noise, two processes take the very
+    same steps.
+    """
+    options = ["--max-steps", 10, "--critic-updates", 2]
+    main(train_h2l, *h2l_options(demo_data, tmp_path / "one", *options))
+    result = torchrun("train_h2l.py", *h2l_options(demo_data, tmp_path / "two", *options))
+    assert result.returncode == 0, result.stderr
+    one, two = (torch.load(tmp_path / n / "h2l_state.pth", weights_only=True) for n in ("one", "two"))
+    for name in ("generator", "critic"):
+        for key, tensor in one["networks"][name].items():
+            assert torch.allclose(tensor, two["networks"][name][key], atol=2e-5), f"{name} {key}"
+    assert torch.equal(one["noise"], two["noise"])
+    assert len(pd.read_csv(tmp_path / "two" / "train_h2l.csv")) == 10  # one writer
+
+
+def test_two_processes_train_stage_2_and_resume(demo_data, h2l, tmp_path):
+    options = sr_options(demo_data, tmp_path, h2l, "--steps-per-epoch", 5, "--epochs", 2)
+    result = torchrun("train.py", *options, "--max-steps", 7)
+    assert result.returncode == 0, result.stderr
+    result = torchrun("train.py", *options)
+    assert result.returncode == 0, result.stderr
+    table = pd.read_csv(tmp_path / "train.csv")
+    assert table["iteration"].tolist() == list(range(1, 11))
+    assert table["alignment_loss"].notna().sum() == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are POSIX")
+def test_one_killed_process_ends_the_other(demo_data, tmp_path):
+    options = h2l_options(demo_data, tmp_path, "--epochs", 100000)
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "train_h2l.py"]
+    with start_script(*command, *options, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
+        wait_for(tmp_path / "train_h2l.csv")
+        owner = int((tmp_path / ".h2l.lock").read_text().split()[1])
+        os.kill(owner, signal.SIGKILL)
+        assert run.wait(timeout=60) != 0
+    with exclusive(str(tmp_path), "h2l"):  # nobody holds the folder any more
+        pass
+
+
+def test_the_same_seed_gives_the_same_run_with_any_workers(demo_data, h2l, tmp_path):
+    digests = []
+    for workers, seed in ((0, 0), (1, 0), (4, 0), (0, 1)):
+        options = sr_options(demo_data, tmp_path / f"{workers}-{seed}", h2l, "--max-steps", 5)
+        main(train, *options, "--workers", workers, "--seed", seed, "--ot-start-epoch", 1)
+        state = torch.load(tmp_path / f"{workers}-{seed}" / "sr_state.pth", weights_only=True)
+        digests.append([utils.digest(weights) for weights in state["networks"].values()])
+    assert digests[0] == digests[1] == digests[2] != digests[3]
+
+
+@pytest.mark.parametrize(
+    "module, size, error",
+    [
+        (train_h2l, 5, "--batch-size 5 cannot be divided among 2 processes: choose a multiple of 2"),
+        (train, 2, "--batch-size 2 leaves 1 face to each of 2 processes, and BatchNorm needs 2: give --batch-size 4"),
+    ],
+)
+def test_batch_sizes_that_do_not_suit_the_processes(module, size, error, tmp_path, monkeypatch):
+    for name in ("init_process_group", "new_group"):
+        monkeypatch.setattr(torch.distributed, name, lambda *arguments, **settings: None)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(utils.UserError, match=error):
+        main(module, *h2l_options(tmp_path, tmp_path, "--batch-size", size))
+
+
+def test_a_second_run_on_one_folder_is_refused_and_a_dead_ones_lock_is_not(demo_data, tmp_path):
+    with exclusive(str(tmp_path), "h2l"):
+        result = run_script("train_h2l.py", *one_step(demo_data, tmp_path))
+        assert result.returncode == 1
+        assert f"is in use by process {os.getpid()} on " in result.stderr
+        with exclusive(str(tmp_path), "sr"):  # the other stage may run
+            pass
+    (tmp_path / ".h2l.lock").write_text("process 1 on somewhere")  # left by a killed run
+    (tmp_path / "h2l_state.pth.123.tmp").touch()
+    train_h2l.main(one_step(demo_data, tmp_path))
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="flock is POSIX")
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks(number, tmp_path, monkeypatch, capsys):
+    import fcntl
+
+    def refuse(*arguments):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with exclusive(str(tmp_path), "h2l"):
+        pass
+    said = capsys.readouterr().out
+    assert said.count("warning") == 1 and "cannot be locked" in said and "in use" not in said
+
+
+class Broken(io.TextIOBase):
+    """A console whose terminal is gone."""
+
+    def write(self, text):
+        raise OSError(errno.EIO, "Input/output error")
+
+    flush = close = lambda self: self.write("")
+
+
+@pytest.mark.parametrize("stream", [Broken, lambda: None])
+@pytest.mark.parametrize("end, status", [(lambda: None, 0), (lambda: sys.exit(143), 143), (lambda: 1 / 0, None)])
+def test_a_console_that_is_gone_ends_nothing(stream, end, status, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", stream())
+    monkeypatch.setattr(sys, "stderr", stream())
+    reached = []
+
+    def script():
+        print("a message", flush=True)
+        print("another", file=sys.stderr)
+        tqdm.write("and one more", file=sys.stdout)
+        with utils.progress(total=1, disable=False) as bar:
+            bar.update()
+        reached.append(True)
+        end()
+
+    if status is None:
+        with pytest.raises(ZeroDivisionError):
+            utils.run_script(script)
+    elif status:
+        with pytest.raises(SystemExit) as error:
+            utils.run_script(script)
+        assert error.value.code == status
+    else:
+        utils.run_script(script)
+    assert reached
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="stands in for a console that fails")
+def test_without_a_console_stage_2_ends_as_with_one(demo_data, h2l, sr, tmp_path):
+    """BatchNorm's statistics are measured and written although no message before them can be."""
+    options = sr_options(demo_data, tmp_path, h2l, "--max-steps", 2)
+    with open("/dev/full", "w") as full:
+        result = run_script("train.py", *options, capture_output=False, stdout=full, stderr=full)
+    assert result.returncode == 0
+    assert utils.digest(statistics(tmp_path / "sr.pth")) == utils.digest(statistics(sr))
+
+
+def statistics(path):
+    weights = torch.load(path, weights_only=True)["weights"]
+    return {f"{name}.{key}": tensor for name in weights for key, tensor in weights[name].items() if "running" in key}
+
+
+def test_characters_that_the_console_cannot_show(demo_data, tmp_path):
+    out = tmp_path / "\u8138"
+    for steps in (1, 2):
+        options = h2l_options(demo_data, out, "--max-steps", steps)
+        result = run_script("train_h2l.py", *options, environment={"PYTHONIOENCODING": "cp1252"})
+        assert result.returncode == 0, result.stderr
+        assert "done:" in result.stdout and "\\u8138" in result.stdout
+    assert "resuming from" in result.stdout
+    assert "\r" not in result.stdout + result.stderr and "it/s" not in result.stderr
