@@ -8,8 +8,11 @@ test.py, evaluate.py and train.py read a .pth like the original, and the first t
 
 import argparse
 import importlib.util
+import sys
 import warnings
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # where PYTHONSAFEPATH is set, Python leaves it out
 
 import torch
 from torch import Tensor, nn

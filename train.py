@@ -12,8 +12,11 @@ weights of E and S are written to sr.pth, for test.py.
 
 import argparse
 import functools
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # where PYTHONSAFEPATH is set, Python leaves it out
 
 import torch
 from torch.nn import functional

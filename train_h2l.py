@@ -10,7 +10,10 @@ h2l.pth, for train.py.
 """
 
 import argparse
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # where PYTHONSAFEPATH is set, Python leaves it out
 
 import torch
 from torch.nn import functional

@@ -1,6 +1,7 @@
 """The lists, and make_csv.py and make_demo.py, which write them."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -261,3 +262,18 @@ def test_demo_faces_depend_on_the_seed_alone_and_no_face_comes_twice(demo_data, 
     assert (tmp_path / "HR_train" / "00001.png").read_bytes() == (demo_data / "HR_train" / "00001.png").read_bytes()
     files = [file for file in walk_files(demo_data) if file.suffix == ".png"]
     assert len({file.read_bytes() for file in files}) == len(files) == 24 + 8 + 24 + 8
+
+
+# --- every script ------------------------------------------------------------------------------------------------
+
+
+def test_every_script_finds_the_modules_itself():
+    """With PYTHONSAFEPATH, Python does not look for modules beside the script."""
+    paths = [path for folder in (ROOT, ROOT / "Datasets") for path in folder.glob("*.py")]
+    scripts = {path.name: path.read_text(encoding="utf-8") for path in paths}
+    scripts = {name: text for name, text in scripts.items() if 'if __name__ == "__main__"' in text}
+    assert {"train.py", "train_h2l.py", "test.py", "evaluate.py", "make_csv.py"} <= set(scripts)
+    ours = r"^(?:import|from) (?:utils|models|losses|training|metrics|Datasets)\b"
+    for name, text in scripts.items():
+        before = text[: re.search(ours, text, re.MULTILINE).start()]
+        assert "sys.path.insert(0, str(Path(__file__).resolve().parent" in before, name

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import utils
-from Datasets.faces import BatchIndices, FaceBatches, PreparedFaces, prepare_faces
+from Datasets.faces import BatchIndices, FaceBatches, PreparedFaces, load_faces
 from training.group import Group
 from training.log import Log
 from training.options import adopt_options
@@ -106,14 +106,12 @@ class Run:
         others wait for it.
         """
         if list_name not in self.prepared:
-            options, data = self.options, Path(self.options.data)
-            path, cache = data / f"{list_name}.csv", Path(options.cache or data / ".cache")
-            arguments = (path, list_name[:2], cache, options.resize, options.crop)
+            options, (kind, part) = self.options, list_name.split("_")
             with self.group.first():
-                faces = prepare_faces(*arguments)
+                faces = load_faces(options.data, kind, part, options.cache, options.resize, options.crop)
             if list_name.endswith("train") and len(faces) < options.batch_size:
                 raise UserError(
-                    f"{path} has {len(faces)} usable faces, fewer than --batch-size {options.batch_size}: "
+                    f"{list_name}.csv has {len(faces)} usable faces, fewer than --batch-size {options.batch_size}: "
                     "add faces or lower --batch-size"
                 )
             stride = max(1, len(faces) // 1000)
