@@ -1,10 +1,11 @@
-"""Makes docs/shipped.png, the picture at the top of README.md, with the shipped weights.
+"""Makes the pictures of README.md with the shipped weights: docs/shipped.png and docs/photograph.jpg.
 
 Usage:
     python docs/make_picture.py
 
 Each photograph in docs/faces is reduced to 16x16 px and degraded by blur, noise and JPEG, always in the same way. test.py then
-super-resolves it. docs/faces/README.md names the photographs' sources and licences.
+super-resolves it. docs/photograph/people.png goes through test.py --photos, its faces being known (boxes.csv).
+docs/faces/README.md names the photographs' sources and licences.
 """
 
 import io
@@ -39,17 +40,34 @@ def degrade(photograph: Image.Image, random: np.random.Generator) -> Image.Image
     return Image.open(stream).convert("RGB")
 
 
+def run_test(inputs: Path, outputs: Path, *options: str) -> None:
+    """Run test.py --self-ensemble with the shipped weights, on the CPU in fp32."""
+    weights = DOCS.parent / "weights" / "sr.pth"
+    paths = ["--input", str(inputs), "--output", str(outputs), "--weights", str(weights)]
+    test.main([*paths, "--device", "cpu", "--precision", "fp32", "--self-ensemble", *options])
+
+
 def super_resolve(faces: list[Image.Image]) -> list[Image.Image]:
-    """What `test.py --self-ensemble` makes of the faces with the shipped weights, on the CPU in fp32."""
+    """The SR of 16x16 px faces, 64x64 px each."""
     with TemporaryDirectory() as folder:
         inputs, outputs = Path(folder, "LR"), Path(folder, "SR")
         inputs.mkdir()
         for index, face in enumerate(faces):
             face.save(inputs / f"{index:03}.png")
-        weights = DOCS.parent / "weights" / "sr.pth"
-        options = ["--input", inputs, "--output", outputs, "--weights", weights, "--device", "cpu", "--precision", "fp32"]
-        test.main([*map(str, options), "--self-ensemble"])
+        run_test(inputs, outputs)
         return [Image.open(outputs / f"{index:03}.png").convert("RGB") for index in range(len(faces))]
+
+
+def photograph() -> Image.Image:
+    """The photograph enlarged by bicubic interpolation, and below it with its faces super-resolved."""
+    source = DOCS / "photograph" / "people.png"
+    with TemporaryDirectory() as folder:
+        run_test(source, Path(folder), "--photos", "--boxes", str(DOCS / "photograph" / "boxes.csv"))
+        plain, ours = (Image.open(Path(folder, name)).convert("RGB") for name in ("people.bicubic.png", "people.png"))
+    picture = Image.new("RGB", (plain.width, 2 * plain.height + GAP), "white")
+    picture.paste(plain, (0, 0))
+    picture.paste(ours, (0, plain.height + GAP))
+    return picture
 
 
 def sheet(rows: list[list[Image.Image]]) -> Image.Image:
@@ -66,12 +84,13 @@ def sheet(rows: list[list[Image.Image]]) -> Image.Image:
 
 
 def main() -> None:
-    """Writes docs/shipped.png."""
+    """Writes docs/shipped.png and docs/photograph.jpg."""
     photographs = [Image.open(path).convert("RGB") for path in sorted((DOCS / "faces").glob("*.png"))]
     random = np.random.default_rng(SEED)
     lr_faces = [degrade(photograph, random) for photograph in photographs]
     bicubic = [face.resize((64, 64), Image.Resampling.BICUBIC) for face in lr_faces]
     sheet([photographs, lr_faces, bicubic, super_resolve(lr_faces)]).save(DOCS / "shipped.png", optimize=True)
+    photograph().save(DOCS / "photograph.jpg", quality=85)
 
 
 if __name__ == "__main__":
