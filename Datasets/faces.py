@@ -50,19 +50,16 @@ def pack_row(pictures: tuple[Image.Image, ...]) -> np.ndarray:
     return np.concatenate([np.asarray(picture).reshape(-1) for picture in pictures])
 
 
-def unpack_rows(rows: np.ndarray, kind: str) -> tuple[Tensor, ...]:
+def unpack_rows(rows: Tensor, kind: str) -> tuple[Tensor, ...]:
     """Prepared rows, uint8 [N, bytes] -> the pictures of N faces, uint8.
 
     HR: (y [N, 3, 64, 64], x_c [N, 3, 16, 16]); LR: (x_r [N, 3, 16, 16],).
 
-    Each is a copy, dense in memory (channels last), so that it can be pinned and sent to a GPU at
-    once.
+    Each is dense in memory (channels last), so that it can be pinned and sent to a GPU at once.
     """
-    ends = np.cumsum([3 * side * side for side in ROW_SIDES[kind]])
-    parts = np.split(rows, ends[:-1], axis=1)
+    parts = rows.split([3 * side * side for side in ROW_SIDES[kind]], dim=1)
     return tuple(
-        torch.from_numpy(np.array(part, order="C").reshape(-1, side, side, 3)).permute(0, 3, 1, 2)
-        for side, part in zip(ROW_SIDES[kind], parts)
+        part.contiguous().reshape(-1, side, side, 3).permute(0, 3, 1, 2) for side, part in zip(ROW_SIDES[kind], parts)
     )
 
 
@@ -93,6 +90,10 @@ class PreparedFaces:
     def __len__(self) -> int:
         return len(self._rows)
 
+    def size(self) -> int:
+        """Bytes of all rows together."""
+        return self._rows.nbytes
+
     def __getstate__(self) -> dict:
         return {"path": self.path, "kind": self.kind}
 
@@ -100,9 +101,26 @@ class PreparedFaces:
         self.__init__(**state)
 
     def __getitem__(self, indices) -> tuple[Tensor, ...]:
-        """HR: (y uint8 [N, 3, 64, 64], x_c uint8 [N, 3, 16, 16]); LR: (x_r uint8 [N, 3, 16, 16],).
-        """
-        return unpack_rows(self._rows[indices], self.kind)
+        """HR: (y uint8 [N, 3, 64, 64], x_c uint8 [N, 3, 16, 16]); LR: (x_r uint8 [N, 3, 16, 16],)."""
+        return unpack_rows(torch.from_numpy(np.array(self._rows[indices])), self.kind)
+
+
+class ResidentFaces:
+    """Prepared faces in the memory of a device, usually a GPU: batches need no copy from the host."""
+
+    def __init__(self, faces: PreparedFaces, device: torch.device) -> None:
+        self.kind = faces.kind
+        self._rows = torch.empty(len(faces), row_bytes(self.kind), dtype=torch.uint8, device=device)
+        for start in range(0, len(faces), 4096):
+            rows = np.array(faces._rows[start : start + 4096])
+            self._rows[start : start + len(rows)] = torch.from_numpy(rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, indices: np.ndarray) -> tuple[Tensor, ...]:
+        """As PreparedFaces, with the tensors on the device. indices: int64 [N], on the host."""
+        return unpack_rows(self._rows[torch.from_numpy(indices).to(self._rows.device)], self.kind)
 
 
 def load_faces(
@@ -299,7 +317,7 @@ def _write_table(path: Path, reasons: dict[int, str | ImageError], files: pd.Ser
 class FaceBatches(Dataset):
     """HR faces with their clean LR faces and, with `lr`, real LR faces; indexed by whole batches."""
 
-    def __init__(self, hr: PreparedFaces, lr: PreparedFaces | None = None) -> None:
+    def __init__(self, hr: PreparedFaces | ResidentFaces, lr: PreparedFaces | ResidentFaces | None = None) -> None:
         self.hr = hr
         self.lr = lr
 

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import utils
-from Datasets.faces import BatchIndices, FaceBatches, PreparedFaces, load_faces
+from Datasets.faces import BatchIndices, FaceBatches, PreparedFaces, ResidentFaces, load_faces
 from training.group import Group
 from training.log import Log
 from training.options import adopt_options
@@ -288,7 +288,7 @@ class Run:
         indices = BatchIndices(
             len(hr), len(lr or hr), options.batch_size, options.seed, self.iteration, self.total, self.rank, self.world
         )
-        loader = DataLoader(
+        loader = self._resident(hr, lr, indices) or DataLoader(
             FaceBatches(hr, lr), batch_size=None, sampler=indices, num_workers=options.workers, pin_memory=cuda,
             worker_init_fn=ignore_signals,
         )  # fmt: skip
@@ -300,6 +300,14 @@ class Run:
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
+
+    def _resident(self, hr: PreparedFaces, lr: PreparedFaces | None, indices: BatchIndices) -> Iterator[tuple] | None:
+        """Batches from faces in the GPU's memory, if they take at most a quarter of what is free."""
+        parts = [hr, lr] if lr else [hr]
+        if self.device.type != "cuda" or sum(part.size() for part in parts) > torch.cuda.mem_get_info(self.device)[0] / 4:
+            return None
+        faces = FaceBatches(*(ResidentFaces(part, self.device) for part in parts))
+        return map(faces.__getitem__, indices)
 
     def _catch_signals(self) -> dict[int, Any]:
         """Let STOP_SIGNALS end the run after the iteration, saved; a second SIGINT exits at once.
