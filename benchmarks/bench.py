@@ -44,8 +44,8 @@ import train_h2l  # noqa: E402
 import utils  # noqa: E402
 from Datasets.faces import BatchIndices, FaceBatches, PreparedFaces, row_bytes  # noqa: E402
 from Datasets.images import walk_files  # noqa: E402
-from losses import PerceptualLoss, sinkhorn  # noqa: E402
-from models import Decoder, DegradationGenerator, FeatureExtractor  # noqa: E402
+from losses import PerceptualLoss, critic_loss, gradient_penalty, sinkhorn  # noqa: E402
+from models import Decoder, DegradationGenerator, FeatureExtractor, HRCritic, LRCritic, critics  # noqa: E402
 from training.options import parse_options  # noqa: E402
 from training.run import Run  # noqa: E402
 
@@ -95,7 +95,8 @@ def peak_memory() -> float:
 
 def child(options: argparse.Namespace, *task: object) -> dict | None:
     """Run a task of CHILDREN in a process of its own; None if it failed, for want of memory mostly."""
-    command = [sys.executable, __file__, "--device", options.device, "--precision", options.precision, "--child"]
+    settings = ["--device", options.device, "--precision", options.precision, "--width", str(options.width)]
+    command = [sys.executable, __file__, *settings, "--child"]
     result = subprocess.run([*command, json.dumps(task)], capture_output=True, text=True)
     return json.loads(result.stdout.splitlines()[-1]) if result.returncode == 0 else None
 
@@ -106,12 +107,13 @@ def child(options: argparse.Namespace, *task: object) -> dict | None:
 def make_stage(part: str, options: argparse.Namespace, batch: int) -> train.SuperResolution | train_h2l.Degradation:
     """This project's stage at full width with its default settings and fresh weights, as the trainer makes it."""
     name, module = ("h2l", train_h2l) if part == "stage1" else ("sr", train)
-    arguments = ["--device", options.device, "--precision", options.precision, "--batch-size", str(batch), "--out", "."]
+    arguments = ["--device", options.device, "--precision", options.precision, "--batch-size", str(batch), "--out", ".",
+                 "--width", str(options.width)]  # fmt: skip
     run = Run(name, *parse_options(module.build_parser(), arguments), module.COLUMNS)
     run.steps_per_epoch = 1  # past the first epoch: with the alignment
     if part == "stage1":
         return train_h2l.Degradation(run)
-    return train.SuperResolution(run, DegradationGenerator(), PerceptualLoss())
+    return train.SuperResolution(run, DegradationGenerator(options.width), PerceptualLoss())
 
 
 def make_faces(batch: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
@@ -236,6 +238,60 @@ def bench_compile(options: argparse.Namespace, _folder: Path) -> list[str]:
         return [*lines, f"| torch.compile | failed: {str(error).splitlines()[0]} | |"]
     slow, fast = in_turn(options.rounds, lambda: both_ways(*eager), lambda: both_ways(*compiled))
     return [*lines, f"| as they are | {slow:.3f} | |", f"| torch.compile | {fast:.3f} | {first - fast:.0f} |"]
+
+
+def critic_update(critic: torch.nn.Module, batch: int, run: Run, side: int) -> Callable[[], None]:
+    """One update's gradients: WGAN-GP's loss on random faces of `side` px, in the run's precision."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (batch, 3, side, side)
+    real, fake = (torch.rand(shape, generator=generator).to(run.device) for _ in range(2))
+    mix = torch.rand(batch, generator=generator).to(run.device)
+
+    def update() -> None:
+        critic.zero_grad(set_to_none=True)
+        with run.autocast():
+            fake_scores, real_scores = critic(torch.cat([fake, real])).chunk(2)
+            penalty = gradient_penalty(critic, real, fake, mix)
+        (critic_loss(fake_scores, real_scores) + 10 * penalty).backward()
+
+    return update
+
+
+def profile(update: Callable[[], None], device: torch.device) -> list[str]:
+    """The operations, or a GPU's kernels, that take most of a call's time."""
+    kinds = torch.profiler.ProfilerActivity
+    cuda = device.type == "cuda"
+    with torch.profiler.profile(activities=[kinds.CPU, kinds.CUDA] if cuda else [kinds.CPU]) as found:
+        seconds(update)
+    key = "self_device_time_total" if cuda else "self_cpu_time_total"
+    rows = sorted(found.key_averages(), key=lambda row: -getattr(row, key))[:6]
+    return [f"| {row.key[:90]} | {row.count} | {getattr(row, key) / 1000:.2f} |" for row in rows]
+
+
+def bench_critic(options: argparse.Namespace, _folder: Path) -> list[str]:
+    """The critics' updates with PyTorch's own second derivative of a convolution and with this project's, in both layouts."""
+    lines = ["## one critic update, forward and backward with the gradient penalty", "| critic | layout | ms, PyTorch's second "
+             "derivative | ms, this project's | ratio |", "|---|---|---|---|---|"]  # fmt: skip
+    profiles: list[str] = []
+    for part, kind, side in (("stage1", LRCritic, 16), ("stage2", HRCritic, 64)):
+        run = make_stage(part, options, BATCH[part]).run
+        for layout in (torch.contiguous_format, torch.channels_last):
+            updates = []
+            for own in (True, False):
+                critic = kind(options.width).to(run.device, memory_format=layout)
+                for layer in critic.modules() if own else ():
+                    if isinstance(layer, critics.Convolution) and not (
+                        isinstance(layer, critics.SmallMapConvolution) and run.device.type == "cpu"
+                    ):
+                        layer.forward = functools.partial(torch.nn.Conv2d.forward, layer)
+                updates.append(critic_update(critic, BATCH[part], run, side))
+            pytorchs, ours = in_turn(options.rounds, *updates)
+            lines.append(f"| {kind.__name__} | {'NCHW' if layout == torch.contiguous_format else 'channels_last'} | "
+                         f"{1000 * pytorchs:.1f} | {1000 * ours:.1f} | {pytorchs / ours:.2f} |")  # fmt: skip
+        for title, update in zip(("PyTorch's second derivative", "this project's"), updates):
+            profiles += ["", f"{kind.__name__}, channels_last, {title}: what takes longest", "",
+                         "| operation | calls | ms |", "|---|---|---|", *profile(update, run.device)]  # fmt: skip
+    return [*lines, *profiles]
 
 
 # --- data and test.py --------------------------------------------------------------------------------------------
@@ -456,6 +512,7 @@ def bench_sinkhorn(options: argparse.Namespace, _folder: Path) -> list[str]:
 BENCHES: dict[str, Callable[[argparse.Namespace, Path], list[str]]] = {
     "stage1": functools.partial(bench_stage, "stage1"),
     "stage2": functools.partial(bench_stage, "stage2"),
+    "critic": bench_critic,
     "test": bench_test,
     "onnx": bench_onnx,
     "data": bench_data,
@@ -472,6 +529,7 @@ def main() -> None:
     parser.option("rounds", 7, "rounds of each measurement")
     parser.option("device", "auto", "auto: the GPU if there is one")
     parser.option("precision", "auto", "auto: bf16 where the hardware has it, else fp32", choices=("auto", "fp32", "bf16"))
+    parser.option("width", 64, "channels of the networks' first layers; less to try whether a part runs")
     parser.option("out", "", "also write the tables to this file")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -486,7 +544,7 @@ def main() -> None:
     model = torch.cuda.get_device_name() if device.type == "cuda" else processor()
     dtype = str(utils.choose_precision(options.precision, device))[6:]
     text = [
-        f"{device.type}: {model}, {torch.get_num_threads()} threads; {dtype}; PyTorch {torch.__version__}, "
+        f"{device.type}: {model}, {torch.get_num_threads()} threads; {dtype}, TF32 off; PyTorch {torch.__version__}, "
         f"Python {platform.python_version()}; medians of {options.rounds} rounds, both sides in turn",
         "",
     ]
