@@ -387,8 +387,9 @@ def make_folder(folder: Path, option: str) -> None:
 
 
 def load_tensors(path: Path, remedy: str) -> Any:
-    """torch.load with weights_only=True, which cannot run code; a UserError for a file that is
-    missing, half or hostile.
+    """torch.load with weights_only=True, which cannot run code.
+
+    Raises UserError, with the remedy, for a file that is missing, truncated or malicious.
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
@@ -396,13 +397,13 @@ def load_tensors(path: Path, remedy: str) -> Any:
         raise UserError(f"{path} is missing: {remedy}") from error
     except Exception as error:  # PyTorch's unpickler raises nearly every built-in type on damaged files
         reason = error.strerror if isinstance(error, OSError) else type(error).__name__  # not PyTorch's unsafe advice
-        raise UserError(f"{path} is not a whole, safe file of tensors ({reason}): {remedy}") from error
+        raise UserError(f"{path} is truncated, or not a safe file of tensors ({reason}): {remedy}") from error
 
 
 def load_checkpoint(path: Path, kind: str, remedy: str) -> dict:
     """Read a checkpoint of this project.
 
-    Raises UserError, with the remedy, for a file that is missing, half-written, of another
+    Raises UserError, with the remedy, for a file that is missing, truncated, of another
     program, kind or version.
     """
     content = load_tensors(path, remedy)
@@ -569,7 +570,7 @@ def load_perceptual_weights(choice: str, say: Callable[[str], None] = print) -> 
         raise UserError(f"--vgg-weights: {choice} has no tensor {missing[0]}: it takes a VGG19 up to conv3_1")
     for n_in, n_out, index in VGG_CONVOLUTIONS:
         if weights[f"{index}.weight"].shape != (n_out, n_in, 3, 3) or weights[f"{index}.bias"].shape != (n_out,):
-            raise UserError(f"--vgg-weights: {choice}: tensor {index}.weight or {index}.bias has not the shape of VGG19's")
+            raise UserError(f"--vgg-weights: {choice}: tensor {index}.weight or {index}.bias is not of VGG19's shape")
     return {name: weights[name].clone() for name in names}
 
 

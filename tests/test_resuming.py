@@ -155,7 +155,7 @@ def test_a_damaged_state_names_the_remedies(demo_data, tmp_path):
     train_h2l.main(one_step(demo_data, tmp_path))
     state = tmp_path / "h2l_state.pth"
     state.write_bytes(state.read_bytes()[:1000])
-    with pytest.raises(utils.UserError, match="h2l_state.pth is not a whole, safe file .*--restart"):
+    with pytest.raises(utils.UserError, match="h2l_state.pth is truncated, or not a safe file .*--restart"):
         train_h2l.main(one_step(demo_data, tmp_path))
 
 

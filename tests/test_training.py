@@ -547,7 +547,7 @@ def test_damaged_or_hostile_weights(damage, demo_data, h2l, tmp_path, capsys):
     path = tmp_path / "bad.pth"
     content = torch.load(h2l, weights_only=True)
     weights = content["weights"]["generator"]
-    reason = "is not a whole, safe file"
+    reason = "is truncated, or not a safe file"
     if damage == "half":
         path.write_bytes(h2l.read_bytes()[: h2l.stat().st_size // 2])
     elif damage == "text":
@@ -673,7 +673,7 @@ def test_vgg_weights_from_a_path(demo_data, h2l, tmp_path):
     assert len(a) == 10 and utils.digest(a) == utils.digest(b)
     train.main(one_step(demo_data, tmp_path, "--h2l", h2l, "--vgg-weights", tmp_path / "features.pth"))
     torch.save({**layers, "7.weight": layers["5.weight"]}, tmp_path / "shape.pth")
-    with pytest.raises(utils.UserError, match="7.weight .* has not the shape"):
+    with pytest.raises(utils.UserError, match="7.weight .* is not of VGG19's shape"):
         utils.load_perceptual_weights(str(tmp_path / "shape.pth"))
     del layers["5.bias"]
     torch.save(layers, tmp_path / "lacking.pth")
@@ -682,7 +682,7 @@ def test_vgg_weights_from_a_path(demo_data, h2l, tmp_path):
     with pytest.raises(utils.UserError, match="nowhere.pth is missing"):
         utils.load_perceptual_weights(str(tmp_path / "nowhere.pth"))
     (tmp_path / "text.pth").write_text("no weights")
-    with pytest.raises(utils.UserError, match="not a whole, safe file"):
+    with pytest.raises(utils.UserError, match="truncated, or not a safe file"):
         utils.load_perceptual_weights(str(tmp_path / "text.pth"))
 
 
