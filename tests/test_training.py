@@ -739,7 +739,7 @@ def test_an_output_folder_that_cannot_be_made(demo_data, tmp_path):
         train_h2l.main(one_step(demo_data, tmp_path / "file" / "out"))
 
 
-@pytest.mark.parametrize("part", ["the sample sheet", "drawing", "the progress bar", "TensorBoard"])
+@pytest.mark.parametrize("part", ["the sample sheet", "drawing", "showing the row", "TensorBoard"])
 def test_what_a_run_can_do_without(part, demo_data, tmp_path, monkeypatch, capsys):
     """A failure of what only shows the run is said once, and ends nothing."""
 
@@ -751,7 +751,7 @@ def test_what_a_run_can_do_without(part, demo_data, tmp_path, monkeypatch, capsy
     owner, name = {
         "the sample sheet": (utils, "save_sheet"),
         "drawing": (Log, "plot"),
-        "the progress bar": (Log, "_show_progress"),
+        "showing the row": (Log, "_show_progress"),
         "TensorBoard": (SummaryWriter, "add_scalar"),
     }[part]
     monkeypatch.setattr(owner, name, fail)

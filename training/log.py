@@ -90,7 +90,7 @@ class Log:
         row = self.rows[-1]
         with self.optional(f"writing {self.path}"):
             self.write()
-        with self.optional("the progress bar"):
+        with self.optional("showing the row"):
             self._show_progress(row)
         if self.tensorboard:
             with self.optional("TensorBoard"):
