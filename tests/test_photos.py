@@ -54,7 +54,7 @@ def test_small_faces_change_and_all_else_is_the_plain_enlargement(photograph, li
     main(lively, tmp_path / "in", tmp_path / "out", "--boxes", tmp_path / "boxes.csv", "--compare")
     plain, result = read(tmp_path / "out/a.bicubic.png"), read(tmp_path / "out/a.png")
     assert np.array_equal(plain, np.asarray(photograph.resize((480, 360), Image.Resampling.BICUBIC)))
-    top, left, side = 4 * 18, 4 * 15, 4 * 24  # 1.2 times the height of 20 px around the box's centre (27, 30)
+    top, left, side = 4 * 20, 4 * 17, 4 * 20  # the height of 20 px around the box's centre (27, 30)
     inside = np.zeros(plain.shape[:2], bool)
     inside[top : top + side, left : left + side] = True
     changed = np.abs(result - plain).max(axis=2)
@@ -71,12 +71,12 @@ def test_the_face_is_the_networks(photograph, lively, tmp_path):
     """In the middle of the square, where nothing fades, it is the SR but for its colours."""
     main(lively, tmp_path / "in", tmp_path / "out", "--boxes", tmp_path / "boxes.csv")
     resolver = utils.SuperResolver(lively, torch.device("cpu"))
-    face = photograph.crop((15, 18, 39, 42)).resize((16, 16), Image.Resampling.BICUBIC)
+    face = photograph.crop((17, 20, 37, 40)).resize((16, 16), Image.Resampling.BICUBIC)
     sr = resolver.pictures(torch.from_numpy(np.array(face)).permute(2, 0, 1)[None])[0].permute(1, 2, 0).numpy()
-    sr = np.asarray(Image.fromarray(sr).resize((96, 96), Image.Resampling.BICUBIC), np.float32)
-    result, plain = (read(tmp_path / f"out/{name}.png")[72:168, 60:156] for name in ("a", "a.bicubic"))
+    sr = np.asarray(Image.fromarray(sr).resize((80, 80), Image.Resampling.BICUBIC), np.float32)
+    result, plain = (read(tmp_path / f"out/{name}.png")[80:160, 68:148] for name in ("a", "a.bicubic"))
     expected = photos.match_colours(sr.copy(), plain.astype(np.float32)).clip(0, 255)
-    middle = slice(24, 72)
+    middle = slice(20, 60)
     assert np.abs(result - expected)[middle, middle].max() <= 1
     assert np.abs(result - plain)[middle, middle].mean() > 5
 
