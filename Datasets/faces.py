@@ -6,6 +6,7 @@ memory-mapped arrays.
 """
 
 import functools
+import glob
 import hashlib
 import json
 import os
@@ -27,12 +28,13 @@ from Datasets import formats, images, shared_files
 from Datasets.images import DamagedImageError, ImageError
 from Datasets.lists import read_list
 from models import HR_SIZE, LR_SIZE
-from utils import UserError, progress, thread_count
+from utils import UserError, plural, progress, thread_count
 
 BAD_FILES_LIMIT = 0.01  # the share of a list's files that may fail to decode
 CACHE_VERSION = 2
 SHOWN_ROWS = 10  # of the rows with a problem, in a message; a table has them all
 BLOCK = 4096  # files that are checked or decoded at a time
+ATTEMPTS = 3  # to read faces that were just prepared
 
 # --- one row -----------------------------------------------------------------------------------------------------
 
@@ -139,7 +141,7 @@ def prepare_faces(path: Path, kind: str, cache: Path, resize: int = 100, crop: i
     path: the list. kind: "HR" or "LR". resize, crop: of HR faces, in px, as prepare_hr takes them.
     Raises UserError, naming file, row and remedy, for a list that cannot be used: a file that is
     missing, unreadable, not an image, or (HR) under 64 px, and more than 1 % of files that fail to
-    decode. Fewer are reported and left out, as are files that a system made, such as ._name.png.
+    decode. Fewer are reported and left out, as are files such as ._name.png, which macOS writes.
     """
     path, cache = Path(path), Path(cache)
     with ThreadPoolExecutor(thread_count()) as pool:
@@ -147,13 +149,14 @@ def prepare_faces(path: Path, kind: str, cache: Path, resize: int = 100, crop: i
         states = _check_files(pool, path, rows, cache)
         name, key = _cache_names(path, rows, states, kind, resize, crop)
         target = cache / f"{name}-{key}.faces"
-        while True:
+        for _ in range(ATTEMPTS):
             try:
                 return PreparedFaces(target, kind)
-            except FileNotFoundError:  # not prepared yet, or removed since then
+            except FileNotFoundError:  # not prepared yet, or removed since then by another program
                 for note in _write_faces(pool, path, rows, target, kind, resize, crop):
                     print(note, flush=True)
-                shared_files.remove_unused(cache, f"{name}-*.faces", keep=target)
+                shared_files.remove_unused(cache, f"{glob.escape(name)}-*.faces", keep=target)
+    raise UserError(f"the prepared faces {target} vanish as soon as they are written: name another folder with --cache")
 
 
 def _check_files(pool: ThreadPoolExecutor, path: Path, rows: pd.Series, cache: Path) -> list[tuple[int, int]]:
@@ -207,8 +210,8 @@ def _write_faces(
         ) from error
     if enlarged:
         notes.append(
-            f"{path}: {len(enlarged)} of {len(files)} images, such as {min(enlarged)}, are smaller than --resize {resize} "
-            f"px and were enlarged: the targets are blurred. Tightly cropped faces want --resize {HR_SIZE}"
+            f"{path}: {len(enlarged)} of {plural(len(files), 'image')} under --resize {resize} px, such as {min(enlarged)}. "
+            f"Enlarged targets are blurred; for tightly cropped faces use --resize {HR_SIZE}"
         )
     return notes
 
@@ -262,8 +265,10 @@ def _judge(path: Path, bad: dict[int, str | ImageError], files: pd.Series, cache
     """What to say of the files that are left out; UserError if they may not be, or are too many."""
     system = {row for row in bad if formats.is_system_file(PurePath(files[row]).name) or "__MACOSX" in files[row]}
     damaged = {row for row, why in bad.items() if isinstance(why, DamagedImageError)} - system
+    if len(bad) == len(files):
+        _refuse(path, bad, files, cache)
     if len(damaged) + len(system) < len(bad) or len(damaged) > BAD_FILES_LIMIT * len(files):
-        _refuse(path, {row: str(why) for row, why in bad.items() if row not in system}, files, cache)
+        _refuse(path, {row: why for row, why in bad.items() if row not in system}, files, cache)
     notes = [f"{path}, row {row}: {files[row]} {bad[row]}; it is left out" for row in list(bad)[:SHOWN_ROWS]]
     if len(bad) > SHOWN_ROWS:
         notes.append(f"... and {len(bad) - SHOWN_ROWS} more, all in {_write_table(path, bad, files, cache)}")
@@ -289,12 +294,12 @@ def _blocks(files: pd.Series) -> Iterator[pd.Series]:
     return (files.iloc[start : start + BLOCK] for start in range(0, len(files), BLOCK))
 
 
-def _refuse(path: Path, reasons: dict[int, str], files: pd.Series, cache: Path) -> None:
+def _refuse(path: Path, reasons: dict[int, str | ImageError], files: pd.Series, cache: Path) -> None:
     """Raise a UserError that names the first bad rows of a list and a table of all of them."""
     lines = [f"{path}, row {row}: {files[row]} {why}" for row, why in list(reasons.items())[:SHOWN_ROWS]]
     if len(reasons) > SHOWN_ROWS:
         lines.append(f"... and {len(reasons) - SHOWN_ROWS} more, all in {_write_table(path, reasons, files, cache)}")
-    total = f"{len(reasons)} of the {len(files)} files cannot be used"
+    total = f"{len(reasons)} of {plural(len(files), 'file')} cannot be used"
     remedy = "fix the files, or remove their rows from the list (Datasets/make_csv.py makes lists without such files)"
     raise UserError("\n".join([*lines, f"{total}: {remedy}"]))
 

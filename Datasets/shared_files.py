@@ -30,7 +30,7 @@ def open_to_read(path: Path) -> IO[bytes] | None:
     if fcntl:
         with contextlib.suppress(OSError):  # no locks on this file system: nobody removes the file, either
             fcntl.flock(stream, fcntl.LOCK_SH)
-    if _is_at(stream, path):
+    if path.exists():  # it was not removed before it was held
         return stream
     stream.close()
     return None
@@ -85,11 +85,3 @@ def _reserve(stream: IO[bytes], size: int) -> None:
         for start in range(0, size, len(block)):
             stream.write(block[: size - start])
         stream.flush()
-
-
-def _is_at(stream: IO[bytes], path: Path) -> bool:
-    """Whether an open file is still the one that its path leads to."""
-    try:
-        return os.path.samestat(os.fstat(stream.fileno()), os.stat(path))
-    except FileNotFoundError:
-        return False

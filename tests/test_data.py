@@ -191,6 +191,15 @@ def test_system_files_in_a_list_are_left_out_and_said(tmp_path, capsys):
     path = bad_list(tmp_path, **{"._0.png": b"\0\5\x16\7" + bytes(200)})
     assert len(prepare_faces(path, "HR", tmp_path / "cache")) == 40
     assert f"row 42: {tmp_path / '._0.png'} is not an image" in capsys.readouterr().out
+    path.write_text("path\n._0.png\n")
+    with pytest.raises(UserError, match="1 of 1 file cannot be used"):
+        prepare_faces(path, "HR", tmp_path / "cache")
+
+
+def test_prepared_faces_that_vanish_are_an_error_and_no_endless_loop(tmp_path, monkeypatch):
+    monkeypatch.setattr(shared_files, "open_to_read", lambda path: None)
+    with pytest.raises(UserError, match="--cache"):
+        prepare_faces(bad_list(tmp_path), "HR", tmp_path / "cache")
 
 
 @pytest.mark.parametrize("reserves", [True, False])

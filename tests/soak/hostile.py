@@ -132,12 +132,15 @@ def main() -> None:
         for number in range(10_000):
             picture.save(lr / f"{number}.png", compress_level=0)
         Path(folder, "LR_test.csv").write_text("\n".join(f"many/{number % 10_000}.png" for number in range(1_000_000)))
-        began = time.monotonic()
+        began, busy = time.monotonic(), time.process_time()
         faces = prepare_faces(Path(folder, "LR_test.csv"), "LR", Path(folder, "cache"))
-        seconds = time.monotonic() - began
+        seconds, busy = time.monotonic() - began, time.process_time() - busy
         assert len(faces) == 1_000_000 and torch.equal(faces[[5]][0], faces[[990_005]][0])
-        print(f"hostile: a list of 1,000,000 rows of 10,000 files read, checked and prepared in {seconds:.1f} s")
-        assert seconds < 10, "a list of a million rows took 10 s or more"
+        print(
+            f"hostile: a list of 1,000,000 rows of 10,000 files read, checked and prepared in {seconds:.1f} s, "
+            f"{busy:.1f} CPU seconds"
+        )
+        assert busy < 10, "a list of a million rows took 10 CPU seconds or more"
 
 
 if __name__ == "__main__":
