@@ -9,8 +9,8 @@ from typing import Any, TextIO
 class Console:
     """A text stream whose writes may fail: what cannot be shown is lost, and the work goes on.
 
-    Fails: a pipe whose reader has gone (`| head -1`), a terminal that was closed, a full disk behind
-    `> log`. Characters that the stream's encoding lacks are shown as escapes.
+    Fails: a pipe whose reader has gone (`| head -1`), a terminal that was closed, a full disk
+    behind `> log`. Characters that the stream's encoding lacks are shown as escapes.
     """
 
     def __init__(self, stream: TextIO) -> None:

@@ -158,7 +158,7 @@ def remark_framing(path: Path, content: dict, options: argparse.Namespace) -> No
         print(f"warning: {path} was trained with {trained}, this is {here}: its faces were framed otherwise")
 
 
-# --- files and words ---------------------------------------------------------------------------------------------
+# --- files and words -----------------------------------------------------------------------------
 
 
 def plural(count: int, noun: str) -> str:
@@ -167,10 +167,12 @@ def plural(count: int, noun: str) -> str:
 
 
 def output_names(names: list[str], reserved: Collection[str] = ()) -> list[str]:
-    """The PNG name of each input: its own, with the extension replaced; where that is taken, with the extension kept.
+    """The PNG name of each input: its own, with the extension replaced; where that is taken, with
+    the extension kept.
 
-    names: different relative paths, "/" between folders. Two names that differ in case alone count as equal, as on Windows
-    and macOS. The same inputs get the same names in every run, in whatever order they come.
+    names: different relative paths, "/" between folders. Two names that differ in case alone count
+    as equal, as on Windows and macOS. The same inputs get the same names in every run, in whatever
+    order they come.
     """
     stems = {name: str(PurePath(name).with_suffix(".png")) for name in names}
     wanted = Counter(stem.lower() for stem in stems.values())
@@ -191,12 +193,14 @@ def output_names(names: list[str], reserved: Collection[str] = ()) -> list[str]:
 
 
 def thread_count() -> int:
-    """How many threads decode pictures: as many as this process has processors, but at most 8, for each holds a picture."""
+    """How many threads decode pictures: as many as this process has processors, but at most 8, for
+    each holds a picture.
+    """
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(8, available)
 
 
-# --- devices -----------------------------------------------------------------------------------------------------
+# --- devices -------------------------------------------------------------------------------------
 
 
 def device_name(text: str) -> str:
@@ -283,7 +287,9 @@ def evaluating(*networks: nn.Module) -> Iterator[list[nn.Module]]:
 
 
 def fold_batchnorm(network: nn.Module) -> nn.Module:
-    """Fold every BatchNorm into the convolution before it, in place: the same function in eval mode, in fewer steps."""
+    """Fold every BatchNorm into the convolution before it, in place: the same function in eval
+    mode, in fewer steps.
+    """
     for layers in [module for module in network.modules() if isinstance(module, nn.Sequential)]:
         for index in range(len(layers) - 1):
             if isinstance(layers[index], nn.Conv2d) and isinstance(layers[index + 1], nn.BatchNorm2d):
@@ -461,26 +467,34 @@ def load_degradation(path: Path, remedy: str) -> tuple[DegradationGenerator, dic
 
 
 def find_weights(given: str, name: str) -> Path:
-    """The weights file to use: the one that the user named, else his own, Trained_Models/NAME.pth, else the shipped one."""
+    """The weights file to use: the one that the user named, else Trained_Models/NAME.pth,
+    else the shipped one.
+    """
     own, shipped = Path("Trained_Models", f"{name}.pth"), SHIPPED / f"{name}.pth"
     return Path(given) if given else own if own.exists() or not shipped.exists() else shipped
 
 
 def describe(path: Path, content: dict) -> str:
-    """One line on a weights file: which it is and, of a shipped one, what it was trained on and its licence terms."""
+    """One line on a weights file: which it is and, of a shipped one, what it was trained on and
+    its licence terms.
+    """
     about = content.get("about")
     texts = [f"{name}: {text}" for name, text in about.items()] if isinstance(about, dict) else []
     return "; ".join([f"weights: {path}, width {content['width']}", *texts])
 
 
 class SuperResolver:
-    """S(E(x)) of an sr.pth: the one way in which every script super-resolves, so that what is measured is what is delivered.
+    """S(E(x)) of an sr.pth: the one way in which every script super-resolves, so that what is
+    measured is what is delivered.
 
-    The weights are cast to the precision, BatchNorm is folded into the convolutions, and maps lie channels last.
+    The weights are cast to the precision, BatchNorm is folded into the convolutions, and maps lie
+    channels last.
     """
 
     def __init__(self, path: Path, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
-        """Load E and S in eval mode. Raises UserError, with the remedy, for a file that cannot be used."""
+        """Load E and S in eval mode. Raises UserError, with the remedy, for a file that cannot be
+        used.
+        """
         loaded = load_networks(path, "sr", {"extractor": FeatureExtractor, "decoder": Decoder}, NO_WEIGHTS)
         self.path, self.device, self.dtype = path, device, dtype
         self.content: dict = loaded["content"]
@@ -507,7 +521,8 @@ class SuperResolver:
 
     @torch.inference_mode()
     def both(self, faces: Tensor) -> tuple[Tensor, Tensor]:
-        """The SR of faces, and its mean with that of their mirror images, mirrored back (Timofte et al., CVPR 2016).
+        """The SR of faces, and its mean with that of their mirror images, mirrored back (Timofte
+        et al., CVPR 2016).
 
         Grain, which differs between the two, loses half its power; what both agree on stays.
         """
@@ -515,7 +530,9 @@ class SuperResolver:
         return images, (images + self(faces.flip(-1)).flip(-1)) / 2
 
     def pictures(self, faces: Tensor, ensemble: bool = False) -> Tensor:
-        """uint8 [N, 3, 16, 16] -> uint8 [N, 3, 64, 64], what is delivered; ensemble: the mean of `both`."""
+        """uint8 [N, 3, 16, 16] -> uint8 [N, 3, 64, 64], what is delivered; ensemble: the mean of
+        `both`.
+        """
         return to_bytes(self.both(faces)[1] if ensemble else self(faces))
 
 
@@ -539,7 +556,8 @@ def downloading(url: str, option: str, name: str, remedy: str) -> Iterator[None]
 
 
 def load_perceptual_weights(choice: str, say: Callable[[str], None] = print) -> dict[str, Tensor] | None:
-    """--vgg-weights: the state dict of VGG19's five convolutions up to conv3_1; None for random weights.
+    """--vgg-weights: the state dict of VGG19's five convolutions up to conv3_1; None for random
+    weights.
 
     say: prints a line.
     """

@@ -13,7 +13,7 @@ import pandas as pd
 import utils
 from training.state import LOGS
 
-LINE_EVERY = 30  # s, at least, between the lines that stand in for the progress bar where there is no terminal
+LINE_EVERY = 30  # s, at least, between the lines that stand in for the bar without a terminal
 
 
 class Log:
@@ -27,7 +27,8 @@ class Log:
         self.sums: dict[str, float] = {}
         self.counts: dict[str, int] = {}
         self.rows: list[dict[str, float]] = []  # not yet in the file
-        self.kept: int | None = 0  # rows up to this iteration stay when the file is next written; None: all do
+        # Rows up to this iteration stay when the file is next written; None: all do
+        self.kept: int | None = 0
         self.failing: set[str] = set()
         self.tensorboard: Any = None
         self.bar: Any = None
@@ -50,7 +51,7 @@ class Log:
         """Let the run go on if the block fails, for whatever reason; say so once."""
         try:
             yield
-        except Exception as error:  # a full disk, a file that is open elsewhere, a terminal that is gone, matplotlib, ...
+        except Exception as error:  # a full disk, a file open elsewhere, matplotlib, ...
             if what not in self.failing:
                 self.failing.add(what)
                 self.say(f"warning: {what} failed ({type(error).__name__}: {error}); training goes on without it")
@@ -151,7 +152,8 @@ class Log:
         """Draw every column of the file over the iterations, if matplotlib is installed
         (requirements-dev.txt has it).
         """
-        backend = os.environ.pop("MPLBACKEND", None)  # a notebook's, which may be unknown here; a file needs none
+        # A notebook's backend may be unknown here, and a file needs none
+        backend = os.environ.pop("MPLBACKEND", None)
         try:
             from matplotlib.figure import Figure
         except ImportError:

@@ -30,7 +30,7 @@ from training.state import check_fingerprints, find_state, move_aside
 from utils import UserError
 
 SATURATED_UPDATES = 100  # consecutive generator updates with mostly saturated outputs stop a run
-READ_EVERY = 20  # iterations, at most, between reads of the terms from a GPU: each read waits for its work
+READ_EVERY = 20  # iterations, at most, between reads of the terms from a GPU: each one waits
 REFERENCE_EPOCH = {"h2l": 9143, "sr": 14066}  # iterations, with the authors' 182,866 HR faces
 
 # Ctrl-C; an end of a job; the terminal's end
@@ -319,7 +319,8 @@ class Run:
                 os._exit(128 + number)
             self.stop_signal = self.stop_signal or number
 
-        # nohup ignores SIGHUP, and a shell SIGINT of what it runs in the background, which a user may still send
+        # nohup ignores SIGHUP. A shell ignores SIGINT for what it runs in the background, but a
+        # user may still send it
         ignored = [number for number in STOP_SIGNALS if number != signal.SIGINT and signal.getsignal(number) == signal.SIG_IGN]
         return {number: signal.signal(number, stop) for number in STOP_SIGNALS if number not in ignored}
 
