@@ -4,6 +4,8 @@ import importlib
 import zlib
 from struct import pack, unpack
 
+from PIL import features
+
 # Formats that Pillow needs a plug-in for: name -> (package, module)
 PLUGINS = {
     "HEIC": ("pillow-heif", "pillow_heif"),
@@ -41,6 +43,8 @@ def plugin_format(head: bytes) -> str | None:
 
 def load_plugin(name: str) -> bool:
     """Let Pillow read a format of PLUGINS; False if its package is not installed."""
+    if name == "AVIF" and features.check("avif"):  # Pillow's wheels have it
+        return True
     try:
         module = importlib.import_module(PLUGINS[name][1])
     except ImportError:

@@ -89,7 +89,10 @@ def _decode_despite_metadata(stream: IO[bytes], shorter_side: int | None) -> Ima
             if not formats.load_plugin(name):
                 package = formats.PLUGINS[name][0]
                 raise ImageError(f"is a picture in the format {name} (to read it: pip install {package})") from error
-            return _decode(stream, shorter_side)
+            try:
+                return _decode(stream, shorter_side)
+            except UnidentifiedImageError:
+                raise DamagedImageError(f"does not decode (it begins like a picture in the format {name})") from error
         stripped = formats.without_metadata(stream.read())
         if stripped:
             with contextlib.suppress(Exception):  # the first error says what is wrong with the file as it is
