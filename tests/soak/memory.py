@@ -18,7 +18,7 @@ import numpy as np
 from common import ROOT, command, save_untrained
 from PIL import Image
 
-LIMITS = {"jpg": 1_500_000, "png": 1_500_000}  # kB; a picture is 72 MB, and 64 threads would hold over 10 GB
+LIMITS = {"jpg": 1_500_000, "png": 2_500_000}  # kB; a picture is 72 MB, and 64 threads would hold over 10 GB
 HOST = "import os; os.cpu_count = lambda: 64; os.sched_getaffinity = lambda process: set(range(64));"
 LOADER = (
     "import resource, sys; from pathlib import Path; from Datasets.faces import prepare_faces;"
