@@ -1,0 +1,98 @@
+#!/usr/bin/env bash
+# All that a GPU is wanted for, in one command: the GPU tests, the timings, both stages at the reference's length, the
+# evaluation, and the ablations side by side.
+#
+# Usage: bash recipes/gpu.sh --faces faces.zip [--out runs/gpu] [--minutes 9]
+#
+# It needs the repository, its requirements-dev.txt, and one archive of faces (Datasets/pack_faces.py pack). With --minutes it
+# stops in time with everything saved, and ends with status 3: run the same command again, and it goes on where it was.
+# Status 0: all is done. Expect about 2 to 4 hours on an H100 (an estimate: it has not run on a GPU yet).
+#
+# Variables: PYTHON (python), DEVICE (cuda), VGG (imagenet, or a state dict of VGG19), FEATURES (inception, or a state dict of
+# MobileNetV2); a machine without a network needs files for the last two. TINY=1 rehearses everything in a minute or two.
+#
+# Results: OUT/bench_*.md, OUT/full/*.csv and sr.pth, OUT/metrics.json, OUT/ablations.json and the sheets beside them.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+PYTHON=${PYTHON:-python}
+export DEVICE=${DEVICE:-cuda}
+
+FACES= OUT=runs/gpu MINUTES=100000
+while (($#)); do
+    case $1 in
+        --faces) FACES=$2 ;;
+        --out) OUT=$2 ;;
+        --minutes) MINUTES=$2 ;;
+        *) echo "gpu.sh: unknown option $1 (see the top of this file)" >&2; exit 2 ;;
+    esac
+    shift 2
+done
+END=$(awk "BEGIN {print int(60 * $MINUTES)}")
+mkdir -p "$OUT/done"
+
+# The reference's lengths. The rows of the ablations are shorter: half a length, the alignment from the middle on.
+NETWORKS=()
+STAGE1=(--epochs 4 --steps-per-epoch 9143)
+STAGE2=(--epochs 4 --steps-per-epoch 14066 --vgg-weights "${VGG:-imagenet}")
+ROW=(--epochs 2 --steps-per-epoch 14066 --vgg-weights "${VGG:-imagenet}")
+MEASURE=(--vgg-weights "${VGG:-imagenet}" --features "${FEATURES:-inception}" --self-ensemble)
+BENCHES=(stage1 stage2 critic data test sinkhorn scaling compile)
+BENCH=(--device "$DEVICE" --rounds 7)
+TESTS=(tests/test_gpu.py)
+if [[ ${TINY:-} ]]; then
+    NETWORKS=(--width 4 --batch-size 4)
+    STAGE1=(--epochs 1 --steps-per-epoch 2)
+    STAGE2=(--epochs 2 --steps-per-epoch 1 --critic-updates 1 --vgg-weights random)
+    ROW=("${STAGE2[@]}")
+    MEASURE=(--vgg-weights random --features "$FEATURES" --limit 4)
+    BENCHES=(critic)
+    BENCH=(--device "$DEVICE" --rounds 1 --width 4)
+    TESTS+=(-k sinkhorn_on_the_device)
+fi
+DATA=(--data "$OUT/faces" --resize 64 --crop 64 --device "$DEVICE")
+SAVING=20 # s of a slice that are kept for saving
+
+# step NAME COMMAND...: run it, unless it is done; end with status 3 when the slice is over
+step() {
+    local name=$1 left=$((END - SECONDS - SAVING)) status=0
+    shift
+    [[ ! -e $OUT/done/$name ]] || return 0
+    if ((left > 0)); then
+        echo "== $name: $*"
+        timeout --signal=TERM --kill-after=$SAVING "$left" "$@" || status=$?
+    fi
+    if ((left <= 0 || status == 124 || status == 137 || status == 143)); then
+        echo "== $name: this slice is over; run the same command again to go on"
+        exit 3
+    fi
+    ((status == 0)) || { echo "== $name failed with status $status" >&2; exit $status; }
+    touch "$OUT/done/$name"
+}
+
+step faces "$PYTHON" Datasets/pack_faces.py unpack --archive "$FACES" --data "$OUT/faces"
+step tests "$PYTHON" -m pytest "${TESTS[@]}"
+for part in "${BENCHES[@]}"; do
+    step "bench_$part" "$PYTHON" benchmarks/bench.py "$part" "${BENCH[@]}" --out "$OUT/bench_$part.md"
+done
+step stage1 "$PYTHON" train_h2l.py "${DATA[@]}" "${NETWORKS[@]}" "${STAGE1[@]}" --out "$OUT/full"
+step stage2 "$PYTHON" train.py "${DATA[@]}" "${NETWORKS[@]}" "${STAGE2[@]}" --out "$OUT/full"
+step evaluate "$PYTHON" evaluate.py "${DATA[@]}" "${MEASURE[@]}" --weights "$OUT/full/sr.pth" --h2l "$OUT/full/h2l.pth" \
+    --out "$OUT/metrics.json"
+
+# Side by side on the one GPU: each alone leaves most of it idle
+row() {
+    step "row_$1" "$PYTHON" train.py "${DATA[@]}" "${NETWORKS[@]}" "${ROW[@]}" --h2l "$OUT/full/h2l.pth" --out "$OUT/$1" "${@:2}"
+}
+rows=()
+row aligned & rows+=($!)
+row unaligned --no-alignment & rows+=($!)
+row degraded --alpha 0 & rows+=($!)
+row clean --alpha 1 --no-alignment & rows+=($!)
+worst=0
+for process in "${rows[@]}"; do
+    wait "$process" || { status=$?; ((worst && worst != 3)) || worst=$status; }
+done
+((worst == 0)) || exit $worst
+step evaluate_rows "$PYTHON" evaluate.py "${DATA[@]}" "${MEASURE[@]}" --h2l "$OUT/full/h2l.pth" --out "$OUT/ablations.json" \
+    --weights "$OUT"/{aligned,unaligned,degraded,clean}/sr.pth
+echo "== all is done: see $OUT"
