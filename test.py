@@ -29,7 +29,7 @@ from PIL import Image
 
 import photos
 import utils
-from Datasets import detectors
+from Datasets import detectors, framing
 from Datasets.images import ImageError, load_image, prepare_lr, walk_files
 from models import HR_SIZE, LR_SIZE
 from utils import SuperResolver, plural, to_unit_range
@@ -57,6 +57,7 @@ class Tally:
     unwritten: list[str] = field(default_factory=list)  # the result could not be written
     large: list[str] = field(default_factory=list)
     oblong: list[str] = field(default_factory=list)
+    sample: list[Image.Image] = field(default_factory=list)  # the first faces, to check their framing
 
 
 def build_parser() -> utils.Parser:
@@ -200,6 +201,8 @@ def usable_faces(pairs: list[tuple[Path, Path]], pool: Executor, count: int, tal
             tally.large.append(str(file))
         if max(face.size) > 2 * min(face.size):
             tally.oblong.append(str(file))
+        if len(tally.sample) < framing.SAMPLE:
+            tally.sample.append(face.face)
         yield face
 
 
@@ -285,7 +288,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def remark(tally: Tally) -> None:
-    """Warn of inputs of which much is lost."""
+    """Warn of inputs of which much is lost, and of faces that are framed otherwise than in training."""
     if tally.large:
         print(
             f"warning: {plural(len(tally.large), 'input')} much larger than {LR_SIZE} px, such as {tally.large[0]}. "
@@ -299,6 +302,8 @@ def remark(tally: Tally) -> None:
             "only the central square was used",
             file=sys.stderr,
         )
+    if (warning := framing.check_framing(tally.sample)) and not tally.large:
+        print(f"warning: {warning}", file=sys.stderr)
 
 
 def compare(pairs: Iterable[tuple[Path, Path]], path: Path) -> None:
