@@ -1,6 +1,6 @@
 """The losses of the method, one formula a function."""
 
-from .alignment import alignment_loss, feature_points, paired_distance
+from .alignment import alignment_loss, feature_points, paired_distance, scaled_alignment_loss
 from .perceptual import PerceptualLoss
 from .sinkhorn import sinkhorn_distance
 from .wasserstein import adversarial_loss, critic_loss, gradient_penalty
@@ -13,5 +13,6 @@ __all__ = [
     "feature_points",
     "gradient_penalty",
     "paired_distance",
+    "scaled_alignment_loss",
     "sinkhorn_distance",
 ]

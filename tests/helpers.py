@@ -54,7 +54,7 @@ def h2l_options(data, out, *more):
 
 
 def sr_options(data, out, h2l, *more):
-    return h2l_options(data, out, "--h2l", h2l, "--vgg-weights", "random", *more)
+    return h2l_options(data, out, "--h2l", h2l, "--vgg-weights", "random", "--phases", "interleaved", *more)
 
 
 def one_step(data, out, *more):

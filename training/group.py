@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 import torch
-from torch import distributed
+from torch import distributed, nn
 
 from utils import UserError
 
@@ -55,6 +55,13 @@ class Group:
             return [number]
         distributed.all_gather(numbers, torch.tensor(number), group=self._talk)
         return [int(other) for other in numbers]
+
+    def share(self, network: nn.Module) -> None:
+        """Give every process the first one's weights and statistics of a network."""
+        for tensor in network.state_dict().values() if self.size > 1 else ():
+            dense = tensor.contiguous()
+            distributed.broadcast(dense, 0)
+            tensor.copy_(dense)
 
     def check_iteration(self, iteration: int) -> None:
         """Raise UserError in every process unless all of them have loaded the same state."""

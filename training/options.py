@@ -8,11 +8,13 @@ from typing import Any
 from utils import Parser, UserError, check_framing
 
 # A resumed run keeps its options. These may be changed by giving them again,
-CHANGEABLE = {"epochs", "workers", "save_every", "sample_every", "log_every"}
+CHANGEABLE = {
+    "epochs", "align_steps", "joint_steps", "decoder_steps", "workers", "save_every", "sample_every", "log_every"
+}  # fmt: skip
 # and these are never kept. --data and --h2l may name another place that holds the same
 PER_START = {"data", "out", "cache", "h2l", "initial_weights", "max_steps", "device", "restart", "tensorboard"}
 # Options that states of older versions lack, and what those versions did
-ADDED = {"ema_decay": 0.0, "freeze_batchnorm": False, "no_alignment": False}
+ADDED = {"ema_decay": 0.0, "freeze_batchnorm": False, "no_alignment": False, "phases": "interleaved"}
 
 
 def training_parser(description: str, batch_size: int, epochs: int, decay: float, decay_epochs: int) -> Parser:

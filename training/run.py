@@ -26,6 +26,7 @@ from Datasets.faces import BatchIndices, FaceBatches, PreparedFaces, ResidentFac
 from training.group import Group
 from training.log import Log
 from training.options import adopt_options
+from training.phases import BATCHES, EMA_DECAYS, Phase, check_lengths, lay_out, remaining
 from training.state import check_fingerprints, find_state, move_aside
 from utils import UserError
 
@@ -91,6 +92,8 @@ class Run:
         self.read_every = READ_EVERY if self.device.type == "cuda" else 1
         torch.backends.cudnn.benchmark = True  # the shapes stay the same; without effect on the CPU
         self.log = Log(self.out, name, columns, self.say)
+        self.phase: Phase | None = None
+        self.batch_size = options.batch_size  # that of the phase
         self.iteration = self.steps_per_epoch = self.total = self.saturated_updates = self.stop_signal = 0
 
     def say(self, text: str) -> None:
@@ -134,11 +137,19 @@ class Run:
         """
         return [utils.unwrap(self.averages.get(name, self.networks[name])) for name in names]
 
-    def optimizer(self, name: str, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-        """Keep an optimizer, its learning rate falling by --lr-decay every --lr-decay-epochs, in
-        the state.
+    def optimizer(
+        self, name: str, optimizer: torch.optim.Optimizer, factor: Callable[[int], float] | None = None
+    ) -> torch.optim.Optimizer:
+        """Keep an optimizer and its schedule in the state.
+
+        factor: on its learning rate, by iteration of the phase, from 0; None: --lr-decay every --lr-decay-epochs.
         """
+        options, schedules = self.options, torch.optim.lr_scheduler
         self.optimizers[name] = optimizer
+        self.schedulers[name] = (
+            schedules.LambdaLR(optimizer, factor) if factor
+            else schedules.StepLR(optimizer, options.lr_decay_epochs, options.lr_decay)
+        )  # fmt: skip
         return optimizer
 
     def distribute(self, name: str) -> nn.Module:
@@ -153,23 +164,44 @@ class Run:
 
     # --- its beginning ---------------------------------------------------------------------------
 
-    def begin(self) -> None:
-        """Lay out the run's length by HR_train, and start: from the saved state if there is one,
-        else from nothing.
+    def lay_out(self) -> list[Phase]:
+        """The run's phases by HR_train and the options, from that of the saved state to the last."""
+        options, iteration = self.options, self.state["iteration"] if self.state else 0
+        self.steps_per_epoch = options.steps_per_epoch or max(1, len(self.faces("HR_train")) // options.batch_size)
+        phases = lay_out(vars(options), self.steps_per_epoch)
+        if self.state:
+            check_lengths(self.state, vars(options), self.steps_per_epoch, self.state_path)
+        self.total = min(phases[-1].end, options.max_steps or phases[-1].end)
+        left = remaining(phases, iteration)
+        if left[0].start == 0 and left[0].name != "interleaved" and not (iteration or options.initial_weights):
+            raise UserError(f"--phases {options.phases}: {left[0].name} starts with trained networks: name --initial-weights")
+        return left
+
+    def enter(self, phase: Phase) -> None:
+        """Enter a phase. The trained networks go on as they are written; what else the phase before
+        had is dropped.
         """
-        options, train = self.options, self.faces("HR_train")
+        if self.phase:
+            for name, written in zip(self.inference, self.trained(*self.inference)):
+                self.networks[name].load_state_dict(written.state_dict())
+                self.group.share(self.networks[name])
+            self.networks = {name: self.networks[name] for name in self.inference}
+            self.optimizers, self.schedulers, self.saturated_updates = {}, {}, 0
+        self.phase = phase
+        self.batch_size = self.options.batch_size * BATCHES.get(phase.name, 1)
+        self._start_averages(EMA_DECAYS.get(phase.name, self.options.ema_decay))
+        if phase.name != "interleaved":
+            self.say(f"{phase.name}: iterations {phase.start + 1} to {phase.end}, of {self.batch_size} images each")
+
+    def begin(self) -> None:
+        """Start: from the saved state if there is one, else from nothing."""
+        options = self.options
+        if self.phase is None:  # there is only one
+            self.load_initial_weights()
+            self.enter(self.lay_out()[0])
         if self.main:
             self._prepare_folder()
-        self.steps_per_epoch = options.steps_per_epoch or max(1, len(train) // options.batch_size)
-        self.total = options.epochs * self.steps_per_epoch
-        if options.max_steps:
-            self.total = min(self.total, options.max_steps)
-        for name, optimizer in self.optimizers.items():
-            self.schedulers[name] = torch.optim.lr_scheduler.StepLR(optimizer, options.lr_decay_epochs, options.lr_decay)
-        if self.state is None:
-            self._load_initial_weights()
-            self._start_averages()
-        else:
+        if self.state is not None:
             self._resume(self.state)
             self.state = None
         self.group.check_iteration(self.iteration)
@@ -178,7 +210,7 @@ class Run:
             utils.write_whole(self.out / f"{self.name}_options.json", lambda temporary: temporary.write_text(text))
             with self.log.optional(f"writing {self.log.path}"):
                 self.log.write()
-        self._introduce(len(train))
+        self._introduce(len(self.faces("HR_train")))
 
     def _prepare_folder(self) -> None:
         """--restart and --tensorboard; only now that the options, the data and the other weights
@@ -194,20 +226,18 @@ class Run:
         if self.options.tensorboard:
             self.log.tensorboard = SummaryWriter(self.out / f"{self.name}_tensorboard")
 
-    def _load_initial_weights(self) -> None:
-        """--initial-weights: the networks of an inference file of the same stage."""
-        if self.options.initial_weights:
+    def load_initial_weights(self) -> None:
+        """--initial-weights: the networks of an inference file of the same stage. A run that resumes has its own."""
+        if self.options.initial_weights and self.state is None:
             path = Path(self.options.initial_weights)
             content = utils.load_checkpoint(path, self.name, f"--initial-weights takes a {self.name}.pth")
             for name in self.inference:
                 utils.load_weights(self.networks[name], content.get("weights", {}).get(name, {}), path)
             self.say(f"starting with the weights of {path}")
 
-    def _start_averages(self) -> None:
-        """--ema-decay: averages of the networks in the inference file, which begin as copies of
-        them.
-        """
-        decay = self.options.ema_decay
+    def _start_averages(self, decay: float) -> None:
+        """The EMA of the networks in the inference file, which begins as a copy; decay 0: none."""
+        self.averages = {}
         for name in self.inference if decay else ():
             self.averages[name] = AveragedModel(self.networks[name], multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
@@ -218,7 +248,6 @@ class Run:
         check_fingerprints(state["fingerprints"], self.fingerprints, self.state_path)
         for name, network in self.networks.items():
             utils.load_weights(network, state["networks"][name], self.state_path)
-        self._start_averages()
         for name, average in self.averages.items():
             average.load_state_dict(state["averages"][name])
         for name in self.optimizers:
@@ -239,7 +268,8 @@ class Run:
             f"images, {self.steps_per_epoch} an epoch"
         )
         reference = REFERENCE_EPOCH[self.name]
-        if not (self.options.steps_per_epoch or self.iteration) and self.steps_per_epoch < reference / 4:
+        by_epochs = self.phase.name == "interleaved" and not self.options.steps_per_epoch
+        if by_epochs and not self.iteration and self.steps_per_epoch < reference / 4:
             self.say(
                 f"note: the learning rates fall and the run ends by epochs, and one pass over {faces} faces is short. The "
                 f"reference's epoch had {reference} iterations: --steps-per-epoch {reference}, or what you have time for"
@@ -251,15 +281,15 @@ class Run:
         """Convolutions and linear layers in the run's precision."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
-    def normal(self, channels: int) -> Tensor:
-        """z ~ N(0, I): this process's part [N, channels] of the draw for the global batch,
-        whatever their number.
+    def normal(self, *shape: int) -> Tensor:
+        """z ~ N(0, I): this process's part [N, *shape] of the draw for the global batch, whatever
+        their number.
         """
-        return self._part(torch.randn(self.options.batch_size, channels, generator=self.noise))
+        return self._part(torch.randn(self.batch_size, *shape, generator=self.noise))
 
-    def uniform(self) -> Tensor:
-        """Uniform in [0, 1): this process's part [N] of the draw for the global batch."""
-        return self._part(torch.rand(self.options.batch_size, generator=self.noise))
+    def uniform(self, *shape: int) -> Tensor:
+        """Uniform in [0, 1): this process's part [N, *shape] of the draw for the global batch."""
+        return self._part(torch.rand(self.batch_size, *shape, generator=self.noise))
 
     def _part(self, draw: Tensor) -> Tensor:
         return draw.chunk(self.world)[self.rank].to(self.device, non_blocking=True)
@@ -275,18 +305,20 @@ class Run:
         optimizer.step()
 
     def batches(self, hr: PreparedFaces, lr: PreparedFaces | None = None) -> Iterator[tuple[int, list[Tensor]]]:
-        """Yield the iteration, from 1, and its faces on the device in [-1, 1]: y, x_c and, if `lr`
-        is given, x_r.
+        """Yield the phase's iterations, from 1, and their faces on the device in [-1, 1]: y, x_c
+        and, if `lr` is given, x_r.
 
-        Shows the progress bar, and stops when the run is complete, or on a signal after it has
+        Shows the progress bar, and stops when the phase is complete, or on a signal after it has
         saved.
         """
         if self.iteration >= self.total:
-            self.say(f"the run is complete after {self.iteration} iterations; --epochs or --max-steps make it longer")
+            length = "--epochs" if self.phase.name == "interleaved" else f"--{self.phase.name}-steps"
+            self.say(f"the run is complete after {self.iteration} iterations; {length} or --max-steps make it longer")
+        if self.iteration >= self._stop:
             return
         options, cuda = self.options, self.device.type == "cuda"
         indices = BatchIndices(
-            len(hr), len(lr or hr), options.batch_size, options.seed, self.iteration, self.total, self.rank, self.world
+            len(hr), len(lr or hr), self.batch_size, options.seed, self.iteration, self._stop, self.rank, self.world
         )
         loader = self._resident(hr, lr, indices) or DataLoader(
             FaceBatches(hr, lr), batch_size=None, sampler=indices, num_workers=options.workers, pin_memory=cuda,
@@ -308,6 +340,11 @@ class Run:
             return None
         faces = FaceBatches(*(ResidentFaces(part, self.device) for part in parts))
         return map(faces.__getitem__, indices)
+
+    @property
+    def _stop(self) -> int:
+        """The phase's last iteration."""
+        return min(self.phase.end, self.total)
 
     def _catch_signals(self) -> dict[int, Any]:
         """Let STOP_SIGNALS end the run after the iteration, saved; a second SIGINT exits at once.
@@ -333,13 +370,14 @@ class Run:
         On a GPU the terms are read every READ_EVERY iterations, and before anything is logged,
         sampled or saved.
 
-        terms: name -> scalar, for the log; "generator_loss" is there where the generator side was
+        terms: name -> scalar, for the log; "generator_loss" or "alignment_loss" is there where
+        more than the critic was
         updated. sample: writes a sheet to the given path and returns measurements for the log.
         Raises FloatingPointError, before anything is saved, if a term is not finite.
         """
         self.iteration += 1
-        options, last = self.options, self.iteration == self.total
-        if "generator_loss" in terms:
+        options, last = self.options, self.iteration == self._stop
+        if not terms.keys().isdisjoint(("generator_loss", "alignment_loss")):
             for name, average in self.averages.items():
                 average.update_parameters(self.networks[name])
         stop = self._agree_to_stop()
@@ -352,8 +390,7 @@ class Run:
         if logged and self.main:
             rate = next(iter(self.optimizers.values())).param_groups[0]["lr"]
             self.log.close_row(self.iteration, self.epoch(self.iteration), rate)
-        if self.iteration % self.steps_per_epoch == 0:
-            self._move_schedules()
+        self._move_schedules()
         if saved:
             self.save()
         if self.main:
@@ -384,7 +421,7 @@ class Run:
                     + "; lower the learning rates or use --precision fp32"
                 )
         if self.main:
-            self.log.add(values, self.options.batch_size)
+            self.log.add(values, self.batch_size)
         if "saturated" in values:
             self.saturated_updates = self.saturated_updates + 1 if values["saturated"] > 0.5 else 0
         if self.saturated_updates >= SATURATED_UPDATES:
@@ -401,10 +438,12 @@ class Run:
         return max(self.group.values(self.stop_signal))
 
     def _move_schedules(self) -> None:
+        """By iterations in the phases that have their own schedules, by epochs in the others."""
         with warnings.catch_warnings():  # the alignment's optimizer rightly has not stepped in the first epoch
             warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
             for scheduler in self.schedulers.values():
-                scheduler.step()
+                if isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR) or self.iteration % self.steps_per_epoch == 0:
+                    scheduler.step()
 
     def _show(self, logged: bool, sample: Callable[[Path], dict[str, float]] | None) -> None:
         """What the run shows of an iteration; a failure is said, and ends nothing. sample: as for
