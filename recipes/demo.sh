@@ -20,9 +20,9 @@ COMMON=(--data demo/data --out demo --width 16 --log-every 20)
     --sample-every 200
 
 # Stage 2: without the critic and the alignment, which need far more updates to be of use.
-"$PYTHON" train.py "${COMMON[@]}" --adversarial-weight 0 --no-alignment --vgg-weights random --batch-size 8 --l1-weight 4 \
-    --generator-lr 2e-3 --beta1 0.9 --beta2 0.99 --epochs 4 --steps-per-epoch 200 --lr-decay 0.4 --lr-decay-epochs 1 \
-    --sample-every 400
+"$PYTHON" train.py "${COMMON[@]}" --phases interleaved --adversarial-weight 0 --no-alignment --vgg-weights random \
+    --batch-size 8 --l1-weight 4 --generator-lr 2e-3 --beta1 0.9 --beta2 0.99 --epochs 4 --steps-per-epoch 200 \
+    --lr-decay 0.4 --lr-decay-epochs 1 --sample-every 400
 
 "$PYTHON" test.py --weights demo/sr.pth --output demo/Results --compare
 
