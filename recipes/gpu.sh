@@ -33,8 +33,9 @@ mkdir -p "$OUT/done"
 # The reference's lengths. The rows of the ablations are shorter: half a length, the alignment from the middle on.
 NETWORKS=()
 STAGE1=(--epochs 4 --steps-per-epoch 9143)
-STAGE2=(--epochs 4 --steps-per-epoch 14066 --vgg-weights "${VGG:-imagenet}")
-ROW=(--epochs 2 --steps-per-epoch 14066 --vgg-weights "${VGG:-imagenet}")
+STAGE2=(--phases interleaved --epochs 4 --steps-per-epoch 14066 --vgg-weights "${VGG:-imagenet}")
+ALIGN=(--phases align --vgg-weights "${VGG:-imagenet}")
+ROW=(--phases interleaved --epochs 2 --steps-per-epoch 14066 --vgg-weights "${VGG:-imagenet}")
 MEASURE=(--vgg-weights "${VGG:-imagenet}" --features "${FEATURES:-inception}" --self-ensemble)
 BENCHES=(stage1 stage2 critic data test sinkhorn scaling compile)
 BENCH=(--device "$DEVICE" --rounds 7)
@@ -42,7 +43,8 @@ TESTS=(tests/test_gpu.py)
 if [[ ${TINY:-} ]]; then
     NETWORKS=(--width 4 --batch-size 4)
     STAGE1=(--epochs 1 --steps-per-epoch 2)
-    STAGE2=(--epochs 2 --steps-per-epoch 1 --critic-updates 1 --vgg-weights random)
+    STAGE2=(--phases interleaved --epochs 2 --steps-per-epoch 1 --critic-updates 1 --vgg-weights random)
+    ALIGN=(--phases align --align-steps 2 --vgg-weights random)
     ROW=("${STAGE2[@]}")
     MEASURE=(--vgg-weights random --features "$FEATURES" --limit 4)
     BENCHES=(critic)
@@ -76,7 +78,9 @@ for part in "${BENCHES[@]}"; do
 done
 step stage1 "$PYTHON" train_h2l.py "${DATA[@]}" "${NETWORKS[@]}" "${STAGE1[@]}" --out "$OUT/full"
 step stage2 "$PYTHON" train.py "${DATA[@]}" "${NETWORKS[@]}" "${STAGE2[@]}" --out "$OUT/full"
-step evaluate "$PYTHON" evaluate.py "${DATA[@]}" "${MEASURE[@]}" --weights "$OUT/full/sr.pth" --h2l "$OUT/full/h2l.pth" \
+step align "$PYTHON" train.py "${DATA[@]}" "${NETWORKS[@]}" "${ALIGN[@]}" --h2l "$OUT/full/h2l.pth" \
+    --initial-weights "$OUT/full/sr.pth" --out "$OUT/align"
+step evaluate "$PYTHON" evaluate.py "${DATA[@]}" "${MEASURE[@]}" --weights "$OUT"/{full,align}/sr.pth --h2l "$OUT/full/h2l.pth" \
     --out "$OUT/metrics.json"
 
 # Side by side on the one GPU: each alone leaves most of it idle

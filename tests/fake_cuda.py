@@ -205,7 +205,7 @@ def run(module, *options):
 
 def main():
     pretend()
-    random_vgg = ["--vgg-weights", "random"]
+    random_vgg = ["--vgg-weights", "random", "--phases", "interleaved"]
     run(train_h2l, "--precision", "bf16", "--ema-decay", "0.99")
     run(train, *random_vgg, "--precision", "bf16", "--ema-decay", "0.99")
     run(train, *random_vgg, "--precision", "fp32", "--freeze-batchnorm")

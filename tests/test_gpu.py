@@ -22,7 +22,7 @@ DEVICE = os.environ.get("DEVICE", "cuda")
 pytestmark = pytest.mark.skipif(DEVICE == "cuda" and not torch.cuda.is_available(), reason="needs a CUDA GPU")
 # the other options of TINY, with an alignment from the second epoch on
 SHORT = ["--device", DEVICE, "--steps-per-epoch", "5"]
-RANDOM_VGG = ["--vgg-weights", "random"]
+RANDOM_VGG = ["--vgg-weights", "random", "--phases", "interleaved"]
 
 
 def close(one, other, bound):
