@@ -1,24 +1,29 @@
 """evaluate.py: closed-form cases of what it measures, and the script driven as users do; BatchNorm's statistics."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torchvision
 from helpers import run_script
 from PIL import Image
 from torch import nn
+from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
 import degradations
 import evaluate
+import test as test_script
 import utils
 from Datasets.images import load_image, prepare_hr, prepare_lr
 from Datasets.lists import read_list
 from metrics import inputs as inputs_of
-from models import LR_SIZE
+from metrics.frechet import load_inception
+from models import HR_SIZE, LR_SIZE
 from utils import to_bytes, to_unit_range
 
 SMALL = ["--features", "MOBILENET", "--vgg-weights", "random", "--limit", 5]
@@ -130,6 +135,89 @@ def test_the_rows_so_far_are_kept_when_a_later_one_fails(demo_data, h2l, lively,
         main(*small(mobilenet), "--data", demo_data, "--h2l", h2l, "--weights", lively, "--out", path)
     content = json.loads(path.read_text())
     assert list(content["rows"]) == ["floor", "bicubic"] and "unlearnt" in content["degradation"]
+
+
+@pytest.fixture(scope="session")
+def inputs(demo_data, h2l, tmp_path_factory) -> Path:
+    """What --write-inputs writes of five drawn faces and of the labelled ones."""
+    folder = tmp_path_factory.mktemp("inputs")
+    main("--data", demo_data, "--h2l", h2l, "--limit", 5, "--write-inputs", folder)
+    return folder
+
+
+def test_a_folder_of_bicubic_enlargements_gets_bicubics_row(demo_data, h2l, inputs, mobilenet, tmp_path):
+    for file in inputs.rglob("*.png"):
+        target = tmp_path / "bicubic" / file.relative_to(inputs)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        load_image(file).resize((HR_SIZE, HR_SIZE), Image.Resampling.BICUBIC).save(target)
+    path = tmp_path / "metrics.json"
+    main(*small(mobilenet), "--data", demo_data, "--h2l", h2l, "--results", tmp_path / "bicubic", "--out", path)
+    rows = json.loads(path.read_text())["rows"]
+    theirs, ours = rows[str(tmp_path / "bicubic")], rows["bicubic"]
+    assert {"real_fd", "psnr_four", "psnr_unseen", "consistency", "perceptual_clean"} <= set(theirs)
+    for name, value in theirs.items():
+        # A value half-way between two of 8 bits may be rounded either way
+        assert value == pytest.approx(ours[name], abs=0.02, rel=2e-3), name
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_what_evaluate_measures_is_what_test_py_delivers(precision, demo_data, h2l, lively, inputs, mobilenet, tmp_path):
+    own = ["--weights", lively, "--precision", precision, "--device", "cpu"]
+    test_script.main([str(option) for option in ["--input", inputs, "--output", tmp_path / "sr", *own]])
+    path = tmp_path / "metrics.json"
+    common = ["--data", demo_data, "--h2l", h2l, "--results", tmp_path / "sr", "--out", path]
+    main(*small(mobilenet), *common, *own)
+    rows = json.loads(path.read_text())["rows"]
+    for name, value in rows[str(tmp_path / "sr")].items():
+        assert value == pytest.approx(rows[str(lively)][name], abs=1e-3, rel=1e-4), name
+
+
+def test_a_missing_picture_of_another_program_is_named(demo_data, h2l, inputs, mobilenet, tmp_path):
+    folder = tmp_path / "results"
+    shutil.copytree(inputs / "clean", folder / "clean")  # of 16 px
+    common = [*small(mobilenet), "--data", demo_data, "--h2l", h2l, "--results", folder, "--out", tmp_path / "metrics.json"]
+    with pytest.raises(utils.UserError, match="has 16x16 px, not 64x64"):
+        main(*common)
+    for file in (folder / "clean").iterdir():
+        file.unlink()
+    with pytest.raises(utils.UserError, match=f"{file.parent}/.*png is missing"):
+        main(*common)
+
+
+def test_fidelity_by_group(demo_data, h2l, mobilenet, lively, tmp_path):
+    files = list(read_list(demo_data / "HR_test.csv"))[:5]
+    labels = {"path": files, "age": [1, 1, 35, 35, 35], "gender": ["f", "m", "f", "m", "f"]}
+    pd.DataFrame(labels).to_csv(tmp_path / "groups.csv", index=False)
+    path = tmp_path / "metrics.json"
+    common = [*small(mobilenet), "--data", demo_data, "--h2l", h2l, "--weights", lively, "--out", path]
+    main(*common, "--groups", tmp_path / "groups.csv")
+    content = json.loads(path.read_text())
+    groups = content["groups"][str(lively)]
+    assert {name: row["faces"] for name, row in groups.items()} == {
+        "all": 5, "age 0-2": 2, "age 20-39": 3, "gender f": 3, "gender m": 2,
+    }  # fmt: skip
+    for metric in ("psnr_clean", "psnr_four", "consistency"):
+        mean = (2 * groups["age 0-2"][metric] + 3 * groups["age 20-39"][metric]) / 5
+        assert groups["all"][metric] == pytest.approx(mean)
+    assert np.isfinite(content["rows"][str(lively)]["real_fd_both"])
+    (tmp_path / "groups.csv").write_text(f"path,age\n{files[0]},3\n{files[1]},old\n")
+    with pytest.raises(utils.UserError, match="row 3: the age 'old' is not a number"):
+        main(*common, "--groups", tmp_path / "groups.csv")
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>not here</html>", b"PK\x03\x04 half of it"])
+@pytest.mark.parametrize("network", ["vgg", "inception"])
+def test_a_damaged_download_is_named_and_to_be_deleted(network, content, monkeypatch, tmp_path):
+    url = torchvision.models.VGG19_Weights.IMAGENET1K_V1.url if network == "vgg" else URL_INCEPTION_V3
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    cached = tmp_path / "checkpoints" / url.rsplit("/", 1)[1]
+    cached.parent.mkdir()
+    cached.write_bytes(content)
+    with pytest.raises(utils.UserError, match=f"{cached}.*is damaged.*delete it"):
+        if network == "vgg":
+            utils.load_perceptual_weights("imagenet")
+        else:
+            load_inception()
 
 
 def test_a_list_of_one_face_is_an_error_before_anything_is_measured(demo_data, h2l, lively, mobilenet, tmp_path):
