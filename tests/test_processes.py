@@ -29,9 +29,9 @@ def test_a_signal_to_the_whole_group_saves(number, demo_data, tmp_path):
     """As Ctrl-C in `train_h2l.py | tee log`: the process that loads gets the signal too, and the
     output's reader is gone.
     """
-    options = h2l_options(demo_data, tmp_path, "--epochs", 100000, "--workers", 1)
+    options = h2l_options(demo_data, tmp_path, "--epochs", 100000, "--workers", 1, "--save-every", 1)
     with start_script("train_h2l.py", *options, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as run:
-        wait_for(tmp_path / "train_h2l.csv")
+        wait_for(tmp_path / "h2l_state.pth")  # the log is there before the process that loads
         run.stdout.close()
         os.killpg(run.pid, number)
         assert run.wait(timeout=60) == 128 + number
