@@ -1,4 +1,4 @@
-"""The phases of train.py: which iterations belong to each, and what a resumed run may still change of them."""
+"""The phases of train.py: their iterations, and what a resumed run may still change of them."""
 
 import itertools
 import math

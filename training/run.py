@@ -227,7 +227,7 @@ class Run:
             self.log.tensorboard = SummaryWriter(self.out / f"{self.name}_tensorboard")
 
     def load_initial_weights(self) -> None:
-        """--initial-weights: the networks of an inference file of the same stage. A run that resumes has its own."""
+        """--initial-weights: the networks of a weights file of the same stage, unless a run resumes."""
         if self.options.initial_weights and self.state is None:
             path = Path(self.options.initial_weights)
             content = utils.load_checkpoint(path, self.name, f"--initial-weights takes a {self.name}.pth")
