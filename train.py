@@ -68,7 +68,7 @@ def build_parser() -> utils.Parser:
     option("generator-lr", 1e-4, "learning rate of Adam on E and S, in all phases", "reference")
     option("critic-lr", 4e-4, "learning rate of Adam on D_h", "reference")
     option("alignment-lr", 1e-6, "learning rate of the second Adam on E, for the interleaved alignment", "reference")
-    option("joint-alignment-lr", 2e-4, "the same, in the phase joint", "ours")
+    option("joint-alignment-lr", 8e-5, "the same, in the phase joint; at 2e-4 faces blur", "ours")
     option("beta1", 0.0, "Adam's decay of the gradient's mean, all three", "reference")
     option("beta2", 0.5, "Adam's decay of the gradient's square, all three", "reference")
     option("perceptual-weight", 1.0, "weight of the perceptual loss", "reference")
@@ -78,7 +78,7 @@ def build_parser() -> utils.Parser:
     option("adversarial-weight", 0.05, "weight of -D_h(S(E(x_m))); 0: no critic, so that each iteration updates E and S",
            "reference")  # fmt: skip
     option("synthetic-share", 0.35, "part of the inputs that are x_s, in joint and decoder", "ours")
-    option("synthetic-weight", 1.0, "weight of the distance of E(x_s) in the alignment, in align and joint", "ours")
+    option("synthetic-weight", 0.5, "weight of the distance of E(x_s) in the alignment, in align and joint", "ours")
     option("synthetic-strength", 1.0, "how far x_s may be degraded (degradations.py)", "ours")
     parser.switch("fixed-alpha", "mix by --alpha in joint and decoder, too, where each face draws its own from [0, 1] (ours)")
     option("augment", "none", "mirror: half of the faces; framing: also zoom half by up to 7 % and shift them by up to 2 px",

@@ -38,7 +38,8 @@ def training_parser(description: str, batch_size: int, epochs: int, decay: float
     option("width", 64, "channels of the networks' first layers, a multiple of 4; small ones make quick tests", "paper")
     option("lr-decay", decay, "factor on all learning rates", "reference")
     option("lr-decay-epochs", decay_epochs, "epochs after which it is applied again", "reference")
-    option("ema-decay", 0.0, "decay of the EMA of the weights that is written as the trained weights; 0: no EMA", "ours")
+    option("ema-decay", 0.0, "decay of the EMA of the weights that is written as the trained weights; 0: none, and in the "
+           "phases of train.py 0.99 or 0.998", "ours")  # fmt: skip
     option("critic-updates", 5, "critic updates for each generator update", "reference")
     option("gradient-penalty-weight", 10.0, "weight of the gradient penalty", "Gulrajani et al. 2017 and reference")
     option("seed", 0, "seed of the initial weights, the noise and the order of the faces")

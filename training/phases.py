@@ -11,7 +11,7 @@ from utils import UserError
 
 PHASES = ("interleaved", "align", "joint", "decoder")
 BATCHES = {"align": 2}  # times --batch-size: align costs a quarter of the others, and W needs many faces
-EMA_DECAYS = {"align": 0.99, "joint": 0.998, "decoder": 0.99}  # interleaved has --ema-decay
+EMA_DECAYS = {"align": 0.99, "joint": 0.998, "decoder": 0.99}  # unless --ema-decay is given
 
 
 class Phase(NamedTuple):

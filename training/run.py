@@ -189,7 +189,7 @@ class Run:
             self.optimizers, self.schedulers, self.saturated_updates = {}, {}, 0
         self.phase = phase
         self.batch_size = self.options.batch_size * BATCHES.get(phase.name, 1)
-        self._start_averages(EMA_DECAYS.get(phase.name, self.options.ema_decay))
+        self._start_averages(self.options.ema_decay or EMA_DECAYS.get(phase.name, 0.0))
         if phase.name != "interleaved":
             self.say(f"{phase.name}: iterations {phase.start + 1} to {phase.end}, of {self.batch_size} images each")
 
