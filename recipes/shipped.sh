@@ -42,7 +42,7 @@ ALIGNED=("${COMMON[@]}" --adversarial-weight 0 --ot-start-epoch 1 --alignment-lr
 
 # The alignment carried through, with faces of more people: E alone, 6 minutes; E and S, 50;
 # S alone, 12; E alone once more, 2. (The weights themselves were trained by a prototype of these phases, whose last one had a
-# learning rate of 3e-4 in place of 5e-4, and whose random numbers differ.)
+# learning rate of 1e-4 in place of 5e-4, and whose random numbers differ.)
 COMMON=(--data "$WIDE" --resize 64 --crop 64 --vgg-weights "$VGG" --h2l runs/h2l/h2l.pth --augment mirror)
 "$PYTHON" train.py "${COMMON[@]}" --out runs/align --initial-weights runs/last3/sr.pth --phases align --align-steps 900
 JOINT=("${COMMON[@]}" --phases joint --synthetic-weight 0.5)
@@ -52,7 +52,7 @@ JOINT=("${COMMON[@]}" --phases joint --synthetic-weight 0.5)
     --joint-alignment-lr 8e-5
 "$PYTHON" train.py "${COMMON[@]}" --out runs/decoder --initial-weights runs/joint2/sr.pth --phases decoder --decoder-steps 400 \
     --decoder-l1-weight 4 --seed 2
-"$PYTHON" train.py "${COMMON[@]}" --out runs/final --initial-weights runs/decoder/sr.pth --phases align --align-steps 300 --seed 3
+"$PYTHON" train.py "${COMMON[@]}" --out runs/final --initial-weights runs/decoder/sr.pth --phases align --align-steps 240 --seed 3
 
 # weights/, in half precision
 TRAINED_ON="Labeled Faces in the Wild and UTKFace, degraded by h2l.pth, whose LR faces are Wider Face's"
