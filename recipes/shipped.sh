@@ -44,7 +44,7 @@ ALIGNED=("${COMMON[@]}" --adversarial-weight 0 --ot-start-epoch 1 --alignment-lr
 # S alone, 12; E alone once more, 2. (The weights themselves were trained by a prototype of these phases, whose last one had a
 # learning rate of 1e-4 in place of 5e-4, and whose random numbers differ.)
 COMMON=(--data "$WIDE" --resize 64 --crop 64 --vgg-weights "$VGG" --h2l runs/h2l/h2l.pth --augment mirror)
-"$PYTHON" train.py "${COMMON[@]}" --out runs/align --initial-weights runs/last3/sr.pth --phases align --align-steps 900
+"$PYTHON" train.py "${COMMON[@]}" --out runs/align --initial-weights runs/last3/sr.pth --phases align --synthetic-weight 1
 JOINT=("${COMMON[@]}" --phases joint --synthetic-weight 0.5)
 "$PYTHON" train.py "${JOINT[@]}" --out runs/joint1 --initial-weights runs/align/sr.pth --joint-steps 2600 --max-steps 500 \
     --joint-alignment-lr 5e-5
@@ -52,7 +52,8 @@ JOINT=("${COMMON[@]}" --phases joint --synthetic-weight 0.5)
     --joint-alignment-lr 8e-5
 "$PYTHON" train.py "${COMMON[@]}" --out runs/decoder --initial-weights runs/joint2/sr.pth --phases decoder --decoder-steps 400 \
     --decoder-l1-weight 4 --seed 2
-"$PYTHON" train.py "${COMMON[@]}" --out runs/final --initial-weights runs/decoder/sr.pth --phases align --align-steps 240 --seed 3
+"$PYTHON" train.py "${COMMON[@]}" --out runs/final --initial-weights runs/decoder/sr.pth --phases align --align-steps 240 --seed 3 \
+    --synthetic-weight 1 --ema-decay 0.997
 
 # weights/, in half precision
 TRAINED_ON="Labeled Faces in the Wild and UTKFace, degraded by h2l.pth, whose LR faces are Wider Face's"
