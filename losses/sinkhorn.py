@@ -163,14 +163,7 @@ def _solve_stage(
         plan, rows, error = plan_and_error(u, v)
     while iterations < cap and not (error <= tolerance).all():
         iterations += 1
-        # Newton on the dual as a function of u alone. The Hessian is -(diag(rows) - m P P') / eps; it is singular along
-        # the constants (they cancel in u + v), which 1/n^2 mends, and nearly so where the plan falls into parts, which
-        # the Levenberg term mends: it fades as the error does.
-        damping = 1 + 0.1 * error.clamp(max=1)[:, None, None]
-        hessian = torch.diag_embed((rows * damping)[:, :, 0]) - m * plan @ plan.mT + 1 / n**2
-        step, _ = torch.linalg.solve_ex(hessian, 1 / n - rows)
-        step = step * (NEWTON_TRUST / step.abs().amax(dim=1, keepdim=True).clamp(min=NEWTON_TRUST))
-        newton_u = torch.nan_to_num(u + eps * step)
+        newton_u = torch.nan_to_num(u + eps * _newton_step(plan, rows, error))
         newton_v = column_potential(newton_u)
         newton = plan_and_error(newton_u, newton_v)
         # Sinkhorn's own step never raises the error: it stands in wherever Newton's does not clearly lower it. Rows
@@ -184,6 +177,21 @@ def _solve_stage(
             v = column_potential(u)
             plan, rows, error = plan_and_error(u, v)
     return u, v, plan, error, iterations, scale
+
+
+def _newton_step(plan: Tensor, rows: Tensor, error: Tensor) -> Tensor:
+    """Newton's step on the dual as a function of u alone, in units of eps: [B, n, 1], bounded by NEWTON_TRUST.
+
+    plan: [B, n, m]. rows: its sums [B, n, 1]. error: their L1 distance from 1/n, [B].
+    """
+    n, m = plan.shape[1:]
+    # The Hessian is -(diag(rows) - m P P') / eps. It is singular along the constants (they cancel in
+    # u + v): 1/n^2 removes that. It is nearly singular where the plan falls into parts: the Levenberg
+    # term removes that, and fades as the error does.
+    damping = 1 + 0.1 * error.clamp(max=1)[:, None, None]
+    hessian = torch.diag_embed((rows * damping)[:, :, 0]) - m * plan @ plan.mT + 1 / n**2
+    step, _ = torch.linalg.solve_ex(hessian, 1 / n - rows)
+    return step * (NEWTON_TRUST / step.abs().amax(dim=1, keepdim=True).clamp(min=NEWTON_TRUST))
 
 
 class _SinkhornDistance(torch.autograd.Function):
