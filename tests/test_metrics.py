@@ -332,6 +332,50 @@ def test_each_degradation_is_what_its_name_says():
     assert noise.std().item() == pytest.approx(inputs_of.NOISE, rel=0.05) and abs(noise.mean().item()) < 1
 
 
+def test_each_unseen_kind_is_what_its_name_says():
+    """Of a face in two halves, black above and white below."""
+    y, clean = torch.zeros(3, 3, 64, 64, dtype=torch.uint8), torch.zeros(3, 3, 16, 16, dtype=torch.uint8)
+    y[..., 32:, :], clean[..., 8:, :] = 255, 255
+    unseen = inputs_of.make_unseen(y, clean, torch.tensor([0.0, np.pi / 4, np.pi / 2]))
+    assert list(unseen) == inputs_of.UNSEEN
+    for kind in ("nearest", "mosaic", "palette"):  # the edge lies between pixels, and between tiles
+        assert torch.equal(unseen[kind], clean), kind
+    assert unseen["faded"].unique().tolist() == [64, 191]
+    along, oblique, across = unseen["motion"].float()[:, 0, :, 8].diff(dim=1).amax(dim=1)
+    assert along > 200 and along > 1.3 * oblique > 1.3 * across  # movement along the edge leaves it as it is
+
+
+def test_the_spectrum_of_a_wave_lies_in_its_ring():
+    places = torch.arange(16) / 16
+    for ring, periods in enumerate((2, 4, 6)):
+        wave = (127.5 + 90 * torch.cos(2 * np.pi * periods * places)).round().to(torch.uint8)
+        shares = evaluate.spectrum(wave.expand(2, 3, 16, 16))
+        # A Hann window spreads a wave over its own frequency and, at a quarter of the power, each neighbour
+        assert np.argmax(shares) == ring and shares[ring] > 0.6 and sum(shares) == pytest.approx(1)
+
+
+def test_psnr_apart_from_the_colour():
+    target = torch.rand(2, 3, 16, 16) - 0.5
+    tinted = target + torch.tensor([0.3, -0.2, 0.1]).view(3, 1, 1)
+    assert (utils.psnr(tinted, target) < 25).all() and (evaluate.psnr_apart_from_colour(tinted, target) > 50).all()
+
+
+def test_measurements_are_fp32_whatever_the_networks_are(demo_data, h2l, lively, mobilenet, monkeypatch, tmp_path):
+    measured, seen = evaluate.measure_faces, []
+
+    def recording(raw, extract, *rest):
+        seen.append((torch.is_autocast_enabled("cpu"), {images.dtype for images in raw.values()}))
+        if extract is not None:
+            seen.append(extract(rest[1]["clean"]).dtype)
+        return measured(raw, extract, *rest)
+
+    monkeypatch.setattr(evaluate, "measure_faces", recording)
+    common = ["--data", demo_data, "--h2l", h2l, "--weights", lively, "--out", tmp_path / "m.json"]
+    main(*small(mobilenet), *common, "--precision", "bf16", "--device", "cpu")
+    fp32 = (False, {torch.float32})
+    assert seen == [fp32, fp32, torch.bfloat16]  # bicubic's, the network's, and the network itself
+
+
 def test_the_frechet_distance_of_shifted_features_is_the_squared_shift(mobilenet):
     """Equal covariances: the distance is |mean difference|^2; here with the mean colour as the feature network."""
 
