@@ -3,9 +3,9 @@
 #
 # Usage: bash recipes/ablations.sh WIDE VGG MOBILENET START [ROW...]
 #   WIDE, VGG, MOBILENET   as in recipes/shipped.sh
-#   START                  the common start, an sr.pth (the shipped weights' own: runs/last3/sr.pth of recipes/shipped.sh)
+#   START                  the common start, an sr.pth (that of the shipped weights: git show 01c924a:weights/sr.pth > start.pth)
 #   ROW                    which rows; all if left out. Each resumes if it is interrupted.
-# A row takes 35 minutes on one core of an AMD EPYC, without a GPU; its measurement 13. Expect the table of docs/RESULTS.md.
+# A row takes 35 minutes on one core of an AMD EPYC, without a GPU; its measurement 13 to 26. These rows have not been measured yet.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python}

@@ -1,6 +1,8 @@
 """What the tests share: ways to run the scripts as users do, and to compare what they leave."""
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -29,10 +31,21 @@ def torchrun(script, *options):
     return run_script(*command, *options, environment={"OMP_NUM_THREADS": "1"})
 
 
+@contextlib.contextmanager
 def start_script(script, *options, **settings):
-    """Start a script in a process and a group of its own."""
-    command = [sys.executable, script, *map(str, options)]
-    return subprocess.Popen(command, cwd=ROOT, start_new_session=True, **settings)
+    """Run a script in a process and a group of its own, which end with the block.
+
+    Its SIGHUP is as from a terminal, also where the tests themselves run under nohup.
+    """
+    code = "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_DFL); os.execv(sys.executable, sys.argv[1:])"
+    start = [sys.executable, "-c", code] if hasattr(signal, "SIGHUP") else []
+    command = [*start, sys.executable, script, *map(str, options)]
+    with subprocess.Popen(command, cwd=ROOT, start_new_session=True, **settings) as process:
+        try:
+            yield process
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def wait_for(path: Path, seconds: float = 120) -> None:
