@@ -101,11 +101,12 @@ def test_options_left_out_are_the_runs_own(demo_data, tmp_path, capsys):
 def test_other_data_or_another_generator_cannot_resume_a_run(sr, demo_data, h2l, tmp_path):
     result = run_script("Datasets/make_demo.py", "--out", tmp_path / "data", "--hr", 24, "--lr", 24, "--seed", 9)
     assert result.returncode == 0
+    all_phases = ("--phases", "interleaved,align,joint,decoder")  # as in the run of sr, by default
     with pytest.raises(utils.UserError, match="HR_train differs from what the run"):
-        main(train, *sr_options(tmp_path / "data", sr.parent, h2l, "--max-steps", 3))
+        main(train, *sr_options(tmp_path / "data", sr.parent, h2l, "--max-steps", 3, *all_phases))
     main(train_h2l, *h2l_options(demo_data, tmp_path, "--max-steps", 1, "--seed", 8))
     with pytest.raises(utils.UserError, match="h2l differs from what the run"):
-        main(train, *sr_options(demo_data, sr.parent, tmp_path / "h2l.pth", "--max-steps", 3))
+        main(train, *sr_options(demo_data, sr.parent, tmp_path / "h2l.pth", "--max-steps", 3, *all_phases))
 
 
 def test_restart_keeps_the_old_files(demo_data, tmp_path):
