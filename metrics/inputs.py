@@ -126,13 +126,13 @@ def make_inputs(
     return {kind: inputs[kind] for kind in INPUTS}
 
 
-def make_unlearnt(y: Tensor, indices: np.ndarray, seed: int) -> list[Tensor]:
-    """HR faces, uint8 [N, 3, 64, 64], degraded at random without a network: DRAWS times uint8 [N, 3, 16, 16]."""
+def make_unlearnt(y: Tensor, indices: np.ndarray, seed: int, strength: float = 1.0, draws: int = DRAWS) -> list[Tensor]:
+    """HR faces, uint8 [N, 3, 64, 64], degraded at random without a network: `draws` times uint8 [N, 3, 16, 16]."""
     versions = []
-    for draw in range(DRAWS):
-        draws = [np.random.default_rng([seed, index, draw]) for index in indices]
-        uniform = torch.from_numpy(np.stack([rng.random(degradations.UNIFORMS, np.float32) for rng in draws]))
+    for draw in range(draws):
+        sources = [np.random.default_rng([seed, index, draw]) for index in indices]
+        uniform = torch.from_numpy(np.stack([rng.random(degradations.UNIFORMS, np.float32) for rng in sources]))
         shape = (3, LR_SIZE, LR_SIZE)
-        normal = torch.from_numpy(np.stack([rng.standard_normal(shape, np.float32) for rng in draws]))
-        versions.append(to_bytes(degradations.degrade(to_unit_range(y), uniform, normal)))
+        normal = torch.from_numpy(np.stack([rng.standard_normal(shape, np.float32) for rng in sources]))
+        versions.append(to_bytes(degradations.degrade(to_unit_range(y), uniform, normal, strength)))
     return versions

@@ -1,6 +1,7 @@
 """evaluate.py: closed-form cases of what it measures, and the script driven as users do; BatchNorm's statistics."""
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 import torchvision
-from helpers import run_script
+from helpers import ROOT, run_script
 from PIL import Image
 from torch import nn
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
@@ -99,6 +100,22 @@ def test_the_bicubic_row_is_pillows(report, demo_data):
         error = np.square(np.asarray(x, float) - np.asarray(y, float)).mean()
         values.append(10 * np.log10(255**2 / error))
     assert report[0]["rows"]["bicubic"]["psnr_clean"] == pytest.approx(np.mean(values), abs=0.01)
+
+
+def test_the_frontier_has_the_distances_of_evaluate_and_halved_differences(report, demo_data, h2l, mobilenet, tmp_path):
+    degradation, picture = report[0]["degradation"], tmp_path / "frontier.png"
+    shipped = ROOT / "weights/h2l.pth"
+    options = ("--features", mobilenet, "--limit", 5, "--data", demo_data, "--out", picture)
+    result = run_script("docs/make_frontier.py", *options, "--h2l", h2l, shipped)
+    assert result.returncode == 0, result.stderr
+    assert Image.open(picture).width > 700
+    lines = dict(re.findall(r"^(.*): FD ([\d.]+.*)$", result.stdout, re.MULTILINE))
+    assert float(lines["x_c"]) == pytest.approx(degradation["x_c"]["fd"], abs=0.06)
+    assert float(lines[f"{h2l}, 1.0"].split(",")[0]) == pytest.approx(degradation["x_d"]["fd"], abs=0.06)
+    psnr = {at: float(re.search(r"PSNR ([\d.]+)", lines[f"{shipped}, {at}"])[1]) for at in (0.5, 1.0)}
+    assert psnr[0.5] - psnr[1.0] == pytest.approx(6.02, abs=0.3)  # half the difference, a quarter of its square
+    unlearnt = [float(re.search(r"PSNR ([\d.]+)", lines[f"nothing learnt, {at}"])[1]) for at in (0.5, 1.0, 1.5, 2.0)]
+    assert unlearnt == sorted(unlearnt, reverse=True)
 
 
 def test_the_numbers_do_not_depend_on_the_batch_size_nor_on_the_other_rows(report, demo_data, h2l, lively, mobilenet, tmp_path):
