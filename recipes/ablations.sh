@@ -1,41 +1,47 @@
 #!/usr/bin/env bash
-# The ablations of docs/RESULTS.md: what each part of the method does, from one common start and with one budget.
+# The ablations of docs/RESULTS.md: what each part of the method does, from one common start and with one budget of time.
 #
-# Usage: bash recipes/ablations.sh WIDE VGG MOBILENET START [ROW...]
-#   WIDE, VGG, MOBILENET   as in recipes/shipped.sh
-#   START                  the common start, an sr.pth (that of the shipped weights: git show 01c924a:weights/sr.pth > start.pth)
-#   ROW                    which rows; all if left out. Each resumes if it is interrupted.
-# A row takes 35 minutes on one core of an AMD EPYC, without a GPU; its measurement 13 to 26. These rows have not been measured yet.
+# Usage: bash recipes/ablations.sh FACES WIDE VGG MOBILENET START [ROW...]
+#   FACES, WIDE, VGG, MOBILENET   as in recipes/shipped.sh
+#   START                         the common start (git show 01c924a:weights/sr.pth > start.pth)
+#   ROW                           which rows; all if left out. Each resumes if it is interrupted.
+# A row takes 9 minutes on one core of an AMD EPYC without bf16 (3 with it), those of the frontier 3; its measurement 5.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python}
-WIDE=$1 VGG=$2 MOBILENET=$3 START=$4
-shift 4
+FACES=$1 WIDE=$2 VGG=$3 MOBILENET=$4 START=$5
+shift 5
 ROWS=("$@")
-[ ${#ROWS[@]} -gt 0 ] || ROWS=(full unaligned full_seed1 unaligned_seed1 interleaved degraded clean squared no_x_s)
+[ ${#ROWS[@]} -gt 0 ] || ROWS=(full unaligned full_seed1 unaligned_seed1 no_x_s degraded clean squared interleaved
+    x_s_0_1 x_s_0.5_1 x_s_1_1 x_s_2_1 x_s_1_0.5 x_s_1_1.5)
 
-COMMON=(--data "$WIDE" --resize 64 --crop 64 --vgg-weights "$VGG" --h2l weights/h2l.pth
-    --initial-weights "$START" --augment mirror)
-PHASES=(--phases align,joint,decoder --align-steps 450 --joint-steps 900 --decoder-steps 200)
+COMMON=(--data "$WIDE" --resize 64 --crop 64 --vgg-weights "$VGG" --h2l weights/h2l.pth --initial-weights "$START"
+    --augment mirror --batch-size 8)
+FULL=(--phases align,joint --align-steps 200 --joint-steps 120)
+# The time of the alignment goes to more iterations of joint
+ALONE=(--phases joint --no-alignment --joint-steps 172)
 
 train() { "$PYTHON" train.py "${COMMON[@]}" --out "runs/ablations/$ROW" "$@"; }
 
 for ROW in "${ROWS[@]}"; do
     case $ROW in
-        full) train "${PHASES[@]}" ;;
-        full_seed1) train "${PHASES[@]}" --seed 1 ;;
-        # The time of the alignment goes to joint
-        unaligned) train "${PHASES[@]}" --no-alignment --joint-steps 1130 ;;
-        unaligned_seed1) train "${PHASES[@]}" --no-alignment --joint-steps 1130 --seed 1 ;;
+        full) train "${FULL[@]}" ;;
+        full_seed1) train "${FULL[@]}" --seed 1 ;;
+        unaligned) train "${ALONE[@]}" ;;
+        unaligned_seed1) train "${ALONE[@]}" --seed 1 ;;
+        # Bulat et al. 2018, without their GAN
+        degraded) train "${ALONE[@]}" --fixed-alpha --alpha 0 --synthetic-share 0 ;;
+        clean) train "${ALONE[@]}" --fixed-alpha --alpha 1 --synthetic-share 0 ;;
+        squared) train "${FULL[@]}" --squared-distances ;;
+        no_x_s) train "${FULL[@]}" --synthetic-share 0 --synthetic-weight 0 ;;
         # The reference's alignment alone: one critic update an iteration, as five cannot be afforded
         interleaved)
-            train --phases interleaved --epochs 1 --steps-per-epoch 400 --critic-updates 1 --ot-start-epoch 1 \
+            train --phases interleaved --epochs 1 --steps-per-epoch 100 --critic-updates 1 --ot-start-epoch 1 \
                 --alignment-lr 1e-5 --critic-lr 1e-4 --beta1 0.5 --beta2 0.9 --l1-weight 30 --freeze-batchnorm ;;
-        # Bulat et al. 2018, without their GAN
-        degraded) train "${PHASES[@]}" --no-alignment --joint-steps 1130 --fixed-alpha --alpha 0 --synthetic-share 0 ;;
-        clean) train "${PHASES[@]}" --no-alignment --joint-steps 1130 --fixed-alpha --alpha 1 --synthetic-share 0 ;;
-        squared) train "${PHASES[@]}" --squared-distances ;;
-        no_x_s) train "${PHASES[@]}" --synthetic-share 0 --synthetic-weight 0 ;;
+        # The frontier of x_s, by its weight and strength: E alone learns
+        x_s_*)
+            IFS=_ read -r _ _ WEIGHT STRENGTH <<<"$ROW"
+            train --phases align --align-steps 240 --synthetic-weight "$WEIGHT" --synthetic-strength "$STRENGTH" ;;
         *) echo "no row $ROW" >&2; exit 2 ;;
     esac
 done
@@ -43,5 +49,5 @@ done
 FILES=("${ROWS[@]/#/runs/ablations/}")
 FILES=("${FILES[@]/%//sr.pth}")
 "$PYTHON" -m pip install --quiet torchmetrics torch-fidelity
-"$PYTHON" evaluate.py --data "$WIDE" --resize 64 --crop 64 --weights "${FILES[@]}" --h2l weights/h2l.pth \
-    --features "$MOBILENET" --vgg-weights "$VGG" --out runs/ablations/metrics.json
+"$PYTHON" evaluate.py --data "$FACES" --weights "$START" "${FILES[@]}" --h2l weights/h2l.pth --features "$MOBILENET" \
+    --vgg-weights "$VGG" --limit 200 --out runs/ablations/metrics.json
