@@ -107,7 +107,7 @@ class Degradation:
         options = self.options
         betas = (options.beta1, options.beta2)
         self.generator_optimizer = torch.optim.Adam(self.generator.parameters(), options.generator_lr, betas)
-        self.critic_optimizer = torch.optim.SGD(self.critic.parameters(), options.critic_lr, train_h2l.CRITIC_MOMENTUM)
+        self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), options.critic_lr, train_h2l.CRITIC_BETAS)
 
     def iterate(self, iteration: int, x_c: Tensor, x_r: Tensor) -> None:
         options = self.options

@@ -80,6 +80,16 @@ def test_states_of_older_versions_resume(demo_data, h2l, tmp_path, capsys):
         main(train, *options, "--max-steps", 2, "--freeze-batchnorm")
 
 
+def test_a_state_whose_critic_learnt_by_sgd_is_refused(demo_data, tmp_path):
+    options = h2l_options(demo_data, tmp_path)
+    main(train_h2l, *options, "--max-steps", 1)
+    state = torch.load(tmp_path / "h2l_state.pth", weights_only=True)
+    del state["options"]["colour_weight"]
+    torch.save(state, tmp_path / "h2l_state.pth")
+    with pytest.raises(utils.UserError, match="critic learns by SGD.*--restart"):
+        main(train_h2l, *options, "--max-steps", 2)
+
+
 def test_options_that_contradict_the_saved_ones_are_named(sr, demo_data, h2l, tmp_path):
     options = sr_options(demo_data, sr.parent, h2l)
     with pytest.raises(utils.UserError, match=r"--l1-weight 0.7 \(the run has 0.5\).*--restart"):

@@ -139,7 +139,7 @@ class PlainDegradation:
         plain = {"fused": False, "foreach": False}
         betas = (options.beta1, options.beta2)
         self.generator_optimizer = torch.optim.Adam(self.generator.parameters(), options.generator_lr, betas, **plain)
-        self.critic_optimizer = torch.optim.SGD(self.critic.parameters(), options.critic_lr, 0.5, **plain)
+        self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), options.critic_lr, (0.5, 0.9), **plain)
 
     def iterate(self, iteration, x_c, x_r, z, mix):
         options = self.options
@@ -149,9 +149,12 @@ class PlainDegradation:
         update(self.critic_optimizer, -wasserstein + options.gradient_penalty_weight * gp)
         terms = {"wasserstein": wasserstein, "gradient_penalty": gp}
         if iteration % options.critic_updates == 0:
-            pixel, adversarial = ((x_d - x_c) ** 2).mean(), -self.critic(x_d).mean()
-            update(self.generator_optimizer, options.pixel_weight * pixel + options.adversarial_weight * adversarial)
-            terms |= {"pixel_loss": pixel, "adversarial_loss": adversarial}
+            adversarial = -self.critic(x_d).mean()
+            colour = ((x_d.mean(dim=(2, 3)) - x_c.mean(dim=(2, 3))) ** 2).mean()
+            pixel = ((x_d - x_c) ** 2).mean() - colour  # the mean square is variance and squared mean
+            total = options.pixel_weight * pixel + options.colour_weight * colour + options.adversarial_weight * adversarial
+            update(self.generator_optimizer, total)
+            terms |= {"pixel_loss": pixel, "colour_loss": colour, "adversarial_loss": adversarial}
         return terms
 
 

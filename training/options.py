@@ -101,6 +101,11 @@ def _translate(saved: dict[str, Any], iteration: int, path: Path) -> dict[str, A
     epoch, weight = saved.pop("hold_batchnorm_epoch", 0), saved.pop("ot_weight", 1.0)
     saved.setdefault("freeze_batchnorm", epoch == 1)
     saved.setdefault("no_alignment", weight == 0)
+    if "pixel_weight" in saved and "colour_weight" not in saved:
+        raise UserError(
+            f"{path} is of a run whose critic learns by SGD, as it no longer does: finish it with the version that began it, "
+            "start over with --restart, or name another --out"
+        )
     removed = {
         "--critic-momentum": (momentum, momentum == 0.5),
         "--warm-start-steps": (steps, steps <= iteration),
