@@ -1,22 +1,27 @@
 #!/usr/bin/env bash
 # The ablations of docs/RESULTS.md: what each part of the method does, from one common start and with one budget of time.
 #
-# Usage: bash recipes/ablations.sh FACES WIDE VGG MOBILENET START [ROW...]
+# Usage: bash recipes/ablations.sh FACES WIDE VGG MOBILENET [ROW...]
 #   FACES, WIDE, VGG, MOBILENET   as in recipes/shipped.sh
-#   START                         the common start (git show 01c924a:weights/sr.pth > start.pth)
 #   ROW                           which rows; all if left out. Each resumes if it is interrupted.
-# A row takes 9 minutes on one core of an AMD EPYC without bf16 (3 with it), those of the frontier 3; its measurement 5.
+# The common start and G are the weights of commit 01c924a, which only had the interleaved phase. A row takes 9 minutes on one
+# core of an AMD EPYC without bf16, those of the frontier 3; its measurement 4.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python}
-FACES=$1 WIDE=$2 VGG=$3 MOBILENET=$4 START=$5
-shift 5
+FACES=$1 WIDE=$2 VGG=$3 MOBILENET=$4
+shift 4
 ROWS=("$@")
 [ ${#ROWS[@]} -gt 0 ] || ROWS=(full unaligned full_seed1 unaligned_seed1 no_x_s degraded clean squared interleaved
-    x_s_0_1 x_s_0.5_1 x_s_1_1 x_s_2_1 x_s_1_0.5 x_s_1_1.5)
+    x_s_0_1 x_s_1_0.5 x_s_1_1 x_s_1_1.5)
 
-COMMON=(--data "$WIDE" --resize 64 --crop 64 --vgg-weights "$VGG" --h2l weights/h2l.pth --initial-weights "$START"
-    --augment mirror --batch-size 8)
+mkdir -p runs/ablations
+START=runs/ablations/sr_before.pth H2L=runs/ablations/h2l_before.pth
+git show 01c924a:weights/sr.pth >$START
+git show 01c924a:weights/h2l.pth >$H2L
+
+COMMON=(--data "$WIDE" --resize 64 --crop 64 --vgg-weights "$VGG" --h2l "$H2L" --initial-weights "$START" --augment mirror
+    --batch-size 8)
 FULL=(--phases align,joint --align-steps 200 --joint-steps 120)
 # The time of the alignment goes to more iterations of joint
 ALONE=(--phases joint --no-alignment --joint-steps 172)
@@ -36,7 +41,7 @@ for ROW in "${ROWS[@]}"; do
         no_x_s) train "${FULL[@]}" --synthetic-share 0 --synthetic-weight 0 ;;
         # The reference's alignment alone: one critic update an iteration, as five cannot be afforded
         interleaved)
-            train --phases interleaved --epochs 1 --steps-per-epoch 100 --critic-updates 1 --ot-start-epoch 1 \
+            train --phases interleaved --epochs 1 --steps-per-epoch 100 --max-steps 77 --critic-updates 1 --ot-start-epoch 1 \
                 --alignment-lr 1e-5 --critic-lr 1e-4 --beta1 0.5 --beta2 0.9 --l1-weight 30 --freeze-batchnorm ;;
         # The frontier of x_s, by its weight and strength: E alone learns
         x_s_*)
@@ -49,5 +54,5 @@ done
 FILES=("${ROWS[@]/#/runs/ablations/}")
 FILES=("${FILES[@]/%//sr.pth}")
 "$PYTHON" -m pip install --quiet torchmetrics torch-fidelity
-"$PYTHON" evaluate.py --data "$FACES" --weights "$START" "${FILES[@]}" --h2l weights/h2l.pth --features "$MOBILENET" \
-    --vgg-weights "$VGG" --limit 200 --out runs/ablations/metrics.json
+"$PYTHON" evaluate.py --data "$FACES" --weights "$START" "${FILES[@]}" --h2l "$H2L" --features "$MOBILENET" \
+    --vgg-weights "$VGG" --limit 150 --out runs/ablations/metrics.json
