@@ -5,7 +5,7 @@
 #   FACES, WIDE, VGG, MOBILENET   as in recipes/shipped.sh
 #   ROW                           which rows; all if left out. Each resumes if it is interrupted.
 # The common start and G are the weights of commit 01c924a, which only had the interleaved phase. A row takes 9 minutes on one
-# core of an AMD EPYC without bf16, those of the frontier 3; its measurement 4.
+# core of an AMD EPYC without bf16, those of the frontier 3; its measurement 2.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python}
@@ -55,4 +55,4 @@ FILES=("${ROWS[@]/#/runs/ablations/}")
 FILES=("${FILES[@]/%//sr.pth}")
 "$PYTHON" -m pip install --quiet torchmetrics torch-fidelity
 "$PYTHON" evaluate.py --data "$FACES" --weights "$START" "${FILES[@]}" --h2l "$H2L" --features "$MOBILENET" \
-    --vgg-weights "$VGG" --limit 150 --out runs/ablations/metrics.json
+    --vgg-weights "$VGG" --limit 120 --out runs/ablations/metrics.json
