@@ -12,8 +12,8 @@ PYTHON=${PYTHON:-python}
 FACES=$1 WIDE=$2 VGG=$3 MOBILENET=$4
 shift 4
 ROWS=("$@")
-[ ${#ROWS[@]} -gt 0 ] || ROWS=(full unaligned full_seed1 unaligned_seed1 no_x_s degraded clean squared interleaved
-    x_s_0_1 x_s_1_0.5 x_s_1_1 x_s_1_1.5)
+[ ${#ROWS[@]} -gt 0 ] || ROWS=(full unaligned full_seed1 unaligned_seed1 aligned no_x_s degraded clean squared interleaved
+    x_s_0_1 x_s_1_0.5 x_s_1_1 x_s_1_1_1 x_s_1_1.5)
 
 mkdir -p runs/ablations
 START=runs/ablations/sr_before.pth H2L=runs/ablations/h2l_before.pth
@@ -34,6 +34,8 @@ for ROW in "${ROWS[@]}"; do
         full_seed1) train "${FULL[@]}" --seed 1 ;;
         unaligned) train "${ALONE[@]}" ;;
         unaligned_seed1) train "${ALONE[@]}" --seed 1 ;;
+        # All of the time for the alignment
+        aligned) train --phases align --align-steps 660 ;;
         # Bulat et al. 2018, without their GAN
         degraded) train "${ALONE[@]}" --fixed-alpha --alpha 0 --synthetic-share 0 ;;
         clean) train "${ALONE[@]}" --fixed-alpha --alpha 1 --synthetic-share 0 ;;
@@ -43,10 +45,11 @@ for ROW in "${ROWS[@]}"; do
         interleaved)
             train --phases interleaved --epochs 1 --steps-per-epoch 100 --max-steps 77 --critic-updates 1 --ot-start-epoch 1 \
                 --alignment-lr 1e-5 --critic-lr 1e-4 --beta1 0.5 --beta2 0.9 --l1-weight 30 --freeze-batchnorm ;;
-        # The frontier of x_s, by its weight and strength: E alone learns
+        # The frontier of x_s, by its weight and strength, and the seed if it is not 0: E alone learns
         x_s_*)
-            IFS=_ read -r _ _ WEIGHT STRENGTH <<<"$ROW"
-            train --phases align --align-steps 240 --synthetic-weight "$WEIGHT" --synthetic-strength "$STRENGTH" ;;
+            IFS=_ read -r _ _ WEIGHT STRENGTH SEED <<<"$ROW"
+            train --phases align --align-steps 240 --synthetic-weight "$WEIGHT" --synthetic-strength "$STRENGTH" \
+                --seed "${SEED:-0}" ;;
         *) echo "no row $ROW" >&2; exit 2 ;;
     esac
 done
