@@ -13,7 +13,7 @@ FACES=$1 WIDE=$2 VGG=$3 MOBILENET=$4
 shift 4
 ROWS=("$@")
 [ ${#ROWS[@]} -gt 0 ] || ROWS=(full unaligned full_seed1 unaligned_seed1 aligned no_x_s degraded clean squared interleaved
-    x_s_0_1 x_s_1_0.5 x_s_1_1 x_s_1_1_1 x_s_1_1.5)
+    x_s_0_1 x_s_1_1_1 shipped_g_1_0.5 shipped_g_1_1 shipped_g_1_1.5)
 
 mkdir -p runs/ablations
 START=runs/ablations/sr_before.pth H2L=runs/ablations/h2l_before.pth
@@ -46,10 +46,12 @@ for ROW in "${ROWS[@]}"; do
             train --phases interleaved --epochs 1 --steps-per-epoch 100 --max-steps 77 --critic-updates 1 --ot-start-epoch 1 \
                 --alignment-lr 1e-5 --critic-lr 1e-4 --beta1 0.5 --beta2 0.9 --l1-weight 30 --freeze-batchnorm ;;
         # The frontier of x_s, by its weight and strength, and the seed if it is not 0: E alone learns
-        x_s_*)
+        x_s_* | shipped_g_*)
             IFS=_ read -r _ _ WEIGHT STRENGTH SEED <<<"$ROW"
+            GENERATOR=$H2L
+            [[ $ROW == x_s_* ]] || GENERATOR=weights/h2l.pth
             train --phases align --align-steps 240 --synthetic-weight "$WEIGHT" --synthetic-strength "$STRENGTH" \
-                --seed "${SEED:-0}" ;;
+                --seed "${SEED:-0}" --h2l "$GENERATOR" ;;
         *) echo "no row $ROW" >&2; exit 2 ;;
     esac
 done
