@@ -29,7 +29,7 @@ from metrics.inputs import bicubic, make_inputs, make_unlearnt  # noqa: E402
 from models import DegradationGenerator  # noqa: E402
 from utils import to_bytes, to_unit_range  # noqa: E402
 
-AMOUNTS = (0.5, 0.75, 1.0, 1.25)  # of what a generator changes
+AMOUNTS = (0.5, 1.0, 1.25, 1.5, 1.75)  # of what a generator changes
 STRENGTHS = (0.5, 1.0, 1.5, 2.0)  # of degradations.py
 MEASURES = {"psnr_colour": psnr_apart_from_colour, "psnr": utils.psnr}
 TITLES = {"psnr_colour": "PSNR to x_c, mean colour put right (dB)", "psnr": "PSNR to x_c (dB)"}
