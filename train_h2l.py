@@ -16,6 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # where PYTHONSAFEPATH is set, Python leaves it out
 
 import torch
+from torch.nn import functional
 
 import utils
 from losses import adversarial_loss, critic_loss, gradient_penalty
@@ -103,9 +104,8 @@ class Degradation:
         with utils.frozen(self.critic) as critic:
             with self.run.autocast():
                 adversarial = adversarial_loss(critic(x_d))
-            difference = x_d - x_c
-            mean_colour = difference.mean(dim=(2, 3), keepdim=True)
-            pixel, colour = (difference - mean_colour).square().mean(), mean_colour.square().mean()
+            colour = functional.mse_loss(x_d.mean(dim=(2, 3)), x_c.mean(dim=(2, 3)))
+            pixel = functional.mse_loss(x_d, x_c) - colour
             total = options.pixel_weight * pixel + options.colour_weight * colour + options.adversarial_weight * adversarial
             self.run.step(self.generator_optimizer, total)
         terms = {"generator_loss": total, "pixel_loss": pixel, "colour_loss": colour, "adversarial_loss": adversarial}
