@@ -25,7 +25,7 @@ import utils  # noqa: E402
 from evaluate import choose, prepare_lists  # noqa: E402
 from metrics.faces import psnr_apart_from_colour  # noqa: E402
 from metrics.frechet import Frechet  # noqa: E402
-from metrics.inputs import bicubic, make_inputs, make_unlearnt  # noqa: E402
+from metrics.inputs import bicubic, draw_z, make_unlearnt  # noqa: E402
 from models import DegradationGenerator  # noqa: E402
 from utils import to_bytes, to_unit_range  # noqa: E402
 
@@ -56,17 +56,11 @@ def batches(faces: Tensor) -> Iterator[Tensor]:
         yield to_bytes(bicubic(batch))
 
 
-def degrade_by(
-    generator: DegradationGenerator, amount: float, y: Tensor, clean: Tensor, chosen: np.ndarray, seed: int
-) -> Tensor:  # fmt: skip
-    """x_c + amount * (G(x_c, z) - x_c), 8 bits, with evaluate.py's first draw of z."""
-
-    @torch.inference_mode()
-    def degrade(x_c: Tensor, z: Tensor) -> Tensor:
-        parts = [generator(*part) for part in zip(x_c.split(BATCH), z.split(BATCH))]
-        return x_c + amount * (torch.cat(parts) - x_c)
-
-    return make_inputs(y, clean, chosen, seed, 0.0, degrade)["z 1"]
+@torch.inference_mode()
+def degrade(generator: DegradationGenerator, x_c: Tensor, chosen: np.ndarray, seed: int) -> Tensor:
+    """G(x_c, z) with evaluate.py's first draw of z, not clamped. chosen: the faces' places in their list."""
+    z = draw_z([np.random.default_rng([seed, index]) for index in chosen])[:, 0]
+    return torch.cat([generator(*part) for part in zip(x_c.split(BATCH), z.split(BATCH))])
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -96,8 +90,10 @@ def main(argv: list[str] | None = None) -> None:
 
     for path in options.h2l:
         generator, _ = utils.load_degradation(Path(path), utils.NO_WEIGHTS)
+        x_c = to_unit_range(clean)
+        x_d = degrade(generator, x_c, chosen["HR_test"], options.seed)
         for amount in AMOUNTS:
-            measure(path, amount, degrade_by(generator, amount, y, clean, chosen["HR_test"], options.seed))
+            measure(path, amount, to_bytes(x_c + amount * (x_d - x_c)))
     for strength in STRENGTHS:
         measure("nothing learnt", strength, make_unlearnt(y, chosen["HR_test"], options.seed, strength, draws=1)[0])
     draw(Path(options.out), levels, curves)

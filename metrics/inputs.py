@@ -100,6 +100,12 @@ def make_fixed(y: Tensor, clean: Tensor, noise: Tensor) -> dict[str, Tensor]:
     }
 
 
+def draw_z(draws: list[np.random.Generator]) -> Tensor:
+    """DRAWS draws of z for each face [N, DRAWS, 16], the first that is drawn of its generator."""
+    size = (DRAWS, DegradationGenerator.noise_channels)
+    return torch.from_numpy(np.stack([rng.standard_normal(size, np.float32) for rng in draws]))
+
+
 def make_inputs(
     y: Tensor, clean: Tensor, indices: np.ndarray, seed: int, alpha: float,
     degrade: Callable[[Tensor, Tensor], Tensor],
@@ -110,8 +116,7 @@ def make_inputs(
     degrade: G, from x_c in [-1, 1] and z [N, 16] to x_d. Every input is rounded to 8 bits, as files are.
     """
     draws = [np.random.default_rng([seed, index]) for index in indices]
-    size = (DRAWS, DegradationGenerator.noise_channels)
-    z = torch.from_numpy(np.stack([rng.standard_normal(size, np.float32) for rng in draws]))
+    z = draw_z(draws)
     noise = torch.from_numpy(np.stack([rng.standard_normal((3, LR_SIZE, LR_SIZE), np.float32) for rng in draws]))
     angles = torch.tensor([rng.uniform(0, np.pi) for rng in draws], dtype=torch.float32)
     x_c = to_unit_range(clean)

@@ -101,11 +101,9 @@ def _translate(saved: dict[str, Any], iteration: int, path: Path) -> dict[str, A
     epoch, weight = saved.pop("hold_batchnorm_epoch", 0), saved.pop("ot_weight", 1.0)
     saved.setdefault("freeze_batchnorm", epoch == 1)
     saved.setdefault("no_alignment", weight == 0)
+    remedy = "finish it with the version that began it, start over with --restart, or name another --out"
     if "pixel_weight" in saved and "colour_weight" not in saved:
-        raise UserError(
-            f"{path} is of a run whose critic learns by SGD, as it no longer does: finish it with the version that began it, "
-            "start over with --restart, or name another --out"
-        )
+        raise UserError(f"{path} is of a run whose critic learns by SGD, as it no longer does: {remedy}")
     removed = {
         "--critic-momentum": (momentum, momentum == 0.5),
         "--warm-start-steps": (steps, steps <= iteration),
@@ -114,10 +112,7 @@ def _translate(saved: dict[str, Any], iteration: int, path: Path) -> dict[str, A
     }
     for flag, (value, good) in removed.items():
         if not good:
-            raise UserError(
-                f"{path} is of a run with {flag} {value}, an option that no longer exists: finish it with the version that "
-                "began it, start over with --restart, or name another --out"
-            )
+            raise UserError(f"{path} is of a run with {flag} {value}, an option that no longer exists: {remedy}")
     return saved
 
 
