@@ -4,7 +4,7 @@ Usage:
     bash recipes/ablations.sh FACES WIDE VGG MOBILENET     # writes runs/ablations/metrics.json
     python docs/make_trade_off.py                          # pip install matplotlib
 
-Its rows are those that recipes/ablations.sh names x_s_WEIGHT_STRENGTH; a row of a further seed is a point of its own.
+Its rows are those that recipes/ablations.sh names x_s_WEIGHT_STRENGTH; those of further seeds are left out.
 """
 
 import argparse
@@ -19,7 +19,7 @@ sys.path.insert(0, str(DOCS.parent))
 import utils  # noqa: E402
 
 MEASURES = {"psnr_clean": "PSNR, clean (dB)", "psnr_four": "PSNR, four (dB)"}
-ROW = re.compile(r"x_s_([\d.]+)_([\d.]+)(?:_\d+)?/sr\.pth$")
+ROW = re.compile(r"x_s_([\d.]+)_([\d.]+)/sr\.pth$")
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -23,10 +23,8 @@ COMMON=(--data "$WIDE" --resize 64 --crop 64 --vgg-weights "$VGG" --h2l weights/
 train() { "$PYTHON" train.py "${COMMON[@]}" --initial-weights $START --out "runs/ablations/$ROW" "$@"; }
 # The alignment at the beginning, beside E and S, and once more at the end, as in recipes/shipped.sh
 full() {
-    "$PYTHON" train.py "${COMMON[@]}" --initial-weights $START --out "runs/ablations/$ROW/first" --phases align,joint \
-        --align-steps 200 --joint-steps 250 "$@"
-    "$PYTHON" train.py "${COMMON[@]}" --initial-weights "runs/ablations/$ROW/first/sr.pth" --out "runs/ablations/$ROW" \
-        --phases align --align-steps 160 "$@"
+    train --out "runs/ablations/$ROW/first" --phases align,joint --align-steps 200 --joint-steps 250 "$@"
+    train --initial-weights "runs/ablations/$ROW/first/sr.pth" --phases align --align-steps 160 "$@"
 }
 # The time of the alignment goes to more iterations of joint
 unaligned() { train --phases joint --no-alignment --joint-steps 470 "$@"; }

@@ -9,7 +9,7 @@
 #              and LFW's rows of HR_train.csv written twice
 #   VGG        the perceptual network's state dict, or imagenet
 #   MOBILENET  torchvision's mobilenet_v2-b0353104.pth
-# Each step resumes if it is interrupted. Minutes are on one core of a Xeon with AMX (bf16), without a GPU.
+# Each step of train.py resumes if it is interrupted. Minutes are on one core of a Xeon with AMX (bf16), without a GPU.
 #
 # Both stages go on from older weights. What made those is this recipe in commits 6cc1f26 (stage 1 of 01c924a, in 5 hours) and
 # b4c8364; this version's train_h2l.py has another critic and cannot.

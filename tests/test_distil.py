@@ -50,7 +50,8 @@ def test_the_figure_of_x_s_has_the_rows_of_x_s(tmp_path):
     row = {"psnr_clean": 24.0, "psnr_four": 22.0, "consistency": 25.0}
     path, picture = tmp_path / "metrics.json", tmp_path / "trade_off.png"
     names = ["bicubic", *(f"runs/ablations/{name}/sr.pth" for name in ("full", "x_s_0_1", "x_s_1_0.5", "x_s_1_1.5"))]
-    path.write_text(json.dumps({"rows": dict.fromkeys(names, row)}))
+    second_seed = {"runs/ablations/x_s_1_1.5_1/sr.pth": row | {"consistency": 0.0}}
+    path.write_text(json.dumps({"rows": dict.fromkeys(names, row) | second_seed}))
     assert make_trade_off.read_rows(path) == {"0": {"1": row}, "1": {"0.5": row, "1.5": row}}
     main(make_trade_off, "--metrics", path, "--out", picture)
     with Image.open(picture) as image:
