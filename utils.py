@@ -258,6 +258,11 @@ def choose_precision(choice: str, device: torch.device) -> torch.dtype:
     return {"bf16": torch.bfloat16, "fp32": torch.float32}[choice]
 
 
+def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """Convolutions and linear layers in that dtype, bf16 or fp32, within the block."""
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+
+
 @contextlib.contextmanager
 def frozen(network: nn.Module) -> Iterator[nn.Module]:
     """The network itself, out of DistributedDataParallel, whose parameters get no gradients within

@@ -50,6 +50,9 @@ def main(argv: list[str] | None = None) -> None:
     utils.check_framing(parser, options)
     if (count := len(options.amounts)) != len(options.teachers):
         parser.error(f"--amounts: {count} for {utils.plural(len(options.teachers), 'teacher')}; give one to each")
+    for name in ("steps", "batch_size"):
+        if (value := getattr(options, name)) < 1:
+            parser.error(f"--{name.replace('_', '-')} {value}: must be at least 1")
     with utils.explain_out_of_memory(options.batch_size):
         distil(options)
 
@@ -77,7 +80,7 @@ def distil(options: argparse.Namespace) -> None:
         indices = torch.randint(len(faces), (options.batch_size,), generator=random)
         x_c = utils.to_unit_range(faces[indices.numpy()][1]).to(device)
         z = torch.randn(options.batch_size, student.noise_channels, generator=random).to(device)
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        with utils.autocast(device, dtype):
             changes = [amount * (teacher(x_c, z) - x_c) for amount, teacher in zip(options.amounts, teachers)]
             loss = functional.mse_loss(student(x_c, z).to(x_c.dtype), x_c + sum(changes))
         optimizer.zero_grad()

@@ -37,13 +37,16 @@ def test_the_new_generator_changes_what_the_teachers_change_by_their_amounts(dem
     assert change.std().item() < 0.05
 
 
-def test_teachers_that_do_not_fit_are_refused(demo_data, h2l, tmp_path, capsys):
+def test_teachers_that_do_not_fit_and_lengths_of_nothing_are_refused(demo_data, h2l, tmp_path, capsys):
     wider = write_teacher(tmp_path / "wider.pth", DegradationGenerator(8).state_dict(), width=8)
     with pytest.raises(utils.UserError, match="widths 4, 8: give teachers of one width"):
         main(distil_h2l, "--data", demo_data, "--teachers", h2l, wider, "--amounts", 1, 1)
     with pytest.raises(SystemExit):
         main(distil_h2l, "--data", demo_data, "--teachers", h2l, "--amounts", 1, 1)
     assert "--amounts: 2 for 1 teacher; give one to each" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(distil_h2l, "--data", demo_data, "--teachers", h2l, "--amounts", 1, "--steps", 0)
+    assert "--steps 0: must be at least 1" in capsys.readouterr().err
 
 
 def test_the_figure_of_x_s_has_the_rows_of_x_s(tmp_path):

@@ -279,7 +279,7 @@ class Run:
 
     def autocast(self) -> torch.autocast:
         """Convolutions and linear layers in the run's precision."""
-        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+        return utils.autocast(self.device, self.dtype)
 
     def normal(self, *shape: int) -> Tensor:
         """z ~ N(0, I): this process's part [N, *shape] of the draw for the global batch, whatever
