@@ -59,6 +59,7 @@ STATISTICS_BATCH = 52  # faces
 ALIGN_RATE = 5e-4  # of Adam on E in the phase align
 ALIGN_BETAS, JOINT_BETAS = (0.9, 0.99), (0.9, 0.999)  # of Adam for the alignment, and for S(E(x)) against y, in the phases
 ALIGN_WARM_UP, JOINT_WARM_UP = 40, 100  # iterations
+LAG = 1.0  # dB of PSNR that sr.pth may be behind the weights whose EMA it is, before a warning
 
 
 def build_parser() -> utils.Parser:
@@ -336,11 +337,28 @@ class SuperResolution:
         inputs["synthetic"] = degradations.degrade_at_random(target, noise, self.options.synthetic_strength)
         with utils.evaluating(*run.trained("extractor", "decoder")) as (extractor, decoder), run.autocast():
             outputs = {name: decoder(extractor(faces)) for name, faces in inputs.items()}
+        psnr = {kind: utils.psnr(outputs[kind], target).mean().item() for kind in ("clean", "degraded", "mixed", "synthetic")}
+        self.compare_with_average(inputs["mixed"], target, psnr["mixed"])
         rows = {**inputs, **{f"SR of {name}": faces for name, faces in outputs.items()}, "target": target}
-        kinds = ["clean", "degraded", "mixed", "synthetic"]
-        order = [*kinds, *(f"SR of {kind}" for kind in kinds), "target"]
+        order = [*psnr, *(f"SR of {kind}" for kind in psnr), "target"]
         utils.save_sheet(path, {name: rows[name][: utils.SHEET_COLUMNS] for name in [*order, "real LR", "SR of real LR"]})
-        return {f"psnr_{kind}": utils.psnr(outputs[kind], target).mean().item() for kind in kinds}
+        return {f"psnr_{kind}": value for kind, value in psnr.items()}
+
+    def compare_with_average(self, x_m: torch.Tensor, target: torch.Tensor, psnr: float) -> None:
+        """Warn where sr.pth, whose PSNR on x_m is given, is far behind the weights whose EMA it is.
+
+        The mean of weights far apart is no network any more; the losses, being of the weights themselves, do not show it.
+        """
+        run = self.run
+        if not run.averages:
+            return
+        with utils.evaluating(run.networks["extractor"], run.networks["decoder"]) as (extractor, decoder), run.autocast():
+            behind = utils.psnr(decoder(extractor(x_m)), target).mean().item() - psnr
+        if behind > LAG:
+            run.say(
+                f"warning: sr.pth, the EMA of the weights, is {behind:.1f} dB behind the weights themselves, which move faster "
+                "than it follows. If that grows, start over with a lower --generator-lr, or with a lower --ema-decay"
+            )
 
 
 def load_generator(run: Run) -> DegradationGenerator:

@@ -90,6 +90,24 @@ def test_each_phase_goes_on_from_what_the_last_one_wrote(demo_data, h2l, tmp_pat
     assert all(torch.equal(first[key], last[key]) for key in first)
 
 
+def test_an_average_that_is_far_behind_its_weights_is_said(demo_data, h2l, tmp_path, monkeypatch, capsys):
+    options = sr_options(demo_data, tmp_path, h2l, *ALL)
+    main(train, *options)
+    assert "dB behind" not in capsys.readouterr().out
+    sample = train.SuperResolution.sample
+
+    def spoil(stage, path):
+        for average in stage.run.averages.values():
+            for parameter in average.parameters():
+                parameter.data.fill_(1)
+        return sample(stage, path)
+
+    monkeypatch.setattr(train.SuperResolution, "sample", spoil)
+    main(train, *options, "--restart", "--phases", "interleaved,align")
+    said = [line for line in capsys.readouterr().out.splitlines() if "dB behind the weights themselves" in line]
+    assert len(said) == 1 and "lower --ema-decay" in said[0]  # interleaved, without an EMA, has nothing to compare
+
+
 def test_phases_of_a_trained_network(demo_data, h2l, sr, tmp_path, capsys):
     """align alone changes E alone, and needs no perceptual network; without weights it is refused."""
     options = sr_options(demo_data, tmp_path, h2l, "--phases", "align", "--align-steps", 2, "--vgg-weights", "nowhere.pth")
