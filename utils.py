@@ -471,6 +471,17 @@ def load_degradation(path: Path, remedy: str) -> tuple[DegradationGenerator, dic
     return loaded["generator"].requires_grad_(False), loaded["content"]
 
 
+def common_width(contents: list[dict], option: str, noun: str) -> int:
+    """The width of all these inference files, as `load_networks` read them.
+
+    Raises UserError if they have several; option, noun: by what the message calls the files.
+    """
+    widths = sorted({content["width"] for content in contents})
+    if len(widths) > 1:
+        raise UserError(f"{option} have the widths {', '.join(map(str, widths))}: give {noun} of one width")
+    return widths[0]
+
+
 def find_weights(given: str, name: str) -> Path:
     """The weights file to use: the one that the user named, else Trained_Models/NAME.pth,
     else the shipped one.

@@ -6,7 +6,7 @@ For states that are near to each other only: before and after a short phase at a
 other are better at. The mean of two trainings of their own is worse than both (docs/RESULTS.md); measure it with evaluate.py.
 """
 
-import argparse
+import math
 import sys
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from models import Decoder, FeatureExtractor
 
 
 def build_parser() -> utils.Parser:
-    parser = utils.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = utils.Parser(description=__doc__)
     parser.option("weights", [], "sr.pth files, all of one width", nargs="+", metavar="PATH", required=True)
     parser.option("amounts", [], "of each, of their sum", nargs="+", metavar="X", type=float, required=True)
     parser.option("out", "sr.pth", "the file to write")
@@ -38,20 +38,19 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     if (count := len(options.amounts)) != len(options.weights):
         parser.error(f"--amounts: {count} for {utils.plural(len(options.weights), 'file')} of --weights; give one to each")
-    if min(options.amounts) < 0 or not sum(options.amounts) > 0:
-        parser.error(f"--amounts {' '.join(map(str, options.amounts))}: must be at least 0, and not all 0")
+    if min(options.amounts) < 0 or not 0 < sum(options.amounts) < math.inf:
+        parser.error(f"--amounts {' '.join(map(str, options.amounts))}: must be at least 0, finite, and not all 0")
     kinds, remedy = {"extractor": FeatureExtractor, "decoder": Decoder}, "train.py writes such files"
     loaded = [utils.load_networks(Path(path), "sr", kinds, remedy) for path in options.weights]
-    widths = {networks["content"]["width"] for networks in loaded}
-    if len(widths) > 1:
-        raise utils.UserError(f"--weights have the widths {', '.join(map(str, sorted(widths)))}: give files of one width")
+    contents = [networks["content"] for networks in loaded]
+    width = utils.common_width(contents, "--weights", "files")
     utils.make_folder(Path(options.out).parent, "--out")
     weights = {}
     for name in kinds:
         states = [networks[name].state_dict() for networks in loaded]
         weights[name] = {key: mean([state[key] for state in states], options.amounts) for key in states[0]}
-    content = {"width": widths.pop(), "settings": vars(options), "weights": weights}
-    utils.save_checkpoint(Path(options.out), "sr", content)
+    settings = contents[0].get("settings", {}) | vars(options)  # those that say how faces were framed, too
+    utils.save_checkpoint(Path(options.out), "sr", {"width": width, "settings": settings, "weights": weights})
     print(f"written: {options.out}")
 
 

@@ -62,10 +62,7 @@ def distil(options: argparse.Namespace) -> None:
     device = utils.choose_device(options.device)
     dtype = utils.choose_precision(options.precision, device)
     loaded = [utils.load_degradation(Path(path), "train_h2l.py writes such files") for path in options.teachers]
-    widths = {content["width"] for _, content in loaded}
-    if len(widths) > 1:
-        raise utils.UserError(f"--teachers have the widths {', '.join(map(str, sorted(widths)))}: give teachers of one width")
-    (width,) = widths
+    width = utils.common_width([content for _, content in loaded], "--teachers", "teachers")
     utils.make_folder(Path(options.out).parent, "--out")
     place = {"device": device, "memory_format": torch.channels_last}
     teachers = [teacher.to(**place) for teacher, _ in loaded]

@@ -8,9 +8,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from helpers import TINY, run_script  # noqa: E402
+from helpers import TINY, run_script, write_weights  # noqa: E402
 
-import utils  # noqa: E402
 from models import Decoder, FeatureExtractor  # noqa: E402
 
 
@@ -54,11 +53,8 @@ def lively(tmp_path_factory) -> Path:
             decoder(extractor(faces))
         sr = decoder.eval()(extractor.eval()(faces))
         decoder.layers[-1].weight *= 0.4 / (sr - sr.mean(dim=0)).std()
-    networks = {"extractor": extractor, "decoder": decoder}
-    weights = {name: network.state_dict() for name, network in networks.items()}
     path = tmp_path_factory.mktemp("lively") / "sr.pth"
-    utils.save_checkpoint(path, "sr", {"width": 8, "settings": {}, "weights": weights})
-    return path
+    return write_weights(path, "sr", {"extractor": extractor, "decoder": decoder}, width=8)
 
 
 @pytest.fixture(autouse=True)

@@ -78,6 +78,13 @@ def one_sr_step(data, out, h2l, *more):
     return sr_options(data, out, h2l, "--max-steps", 1, *more)
 
 
+def write_weights(path, kind, networks, width, settings=None):
+    """An inference file of these networks, by name; returns its path."""
+    weights = {name: network.state_dict() for name, network in networks.items()}
+    utils.save_checkpoint(path, kind, {"width": width, "settings": settings or {}, "weights": weights})
+    return path
+
+
 def copy_lists(demo_data, folder):
     """The demo's lists in another folder, their paths absolute, so that one of them can be
     spoiled.

@@ -1,11 +1,11 @@
 """recipes/distil_h2l.py and docs/make_trade_off.py: a G out of several, and the figure of x_s."""
 
+import copy
 import json
-from pathlib import Path
 
 import pytest
 import torch
-from helpers import main, run_script
+from helpers import main, run_script, write_weights
 from PIL import Image
 
 import utils
@@ -14,15 +14,11 @@ from models import DegradationGenerator
 from recipes import distil_h2l
 
 
-def write_teacher(path: Path, weights: dict, width: int = 4) -> Path:
-    utils.save_checkpoint(path, "h2l", {"width": width, "settings": {}, "weights": {"generator": weights}})
-    return path
-
-
 def test_the_new_generator_changes_what_the_teachers_change_by_their_amounts(demo_data, h2l, tmp_path):
     first, _ = utils.load_degradation(h2l, "")
-    shifted = first.state_dict() | {"tail.bias": first.state_dict()["tail.bias"] + 0.3}
-    second, out = write_teacher(tmp_path / "b.pth", shifted), tmp_path / "new" / "h2l.pth"
+    shifted = copy.deepcopy(first)
+    shifted.state_dict()["tail.bias"].add_(0.3)
+    second, out = write_weights(tmp_path / "b.pth", "h2l", {"generator": shifted}, 4), tmp_path / "new" / "h2l.pth"
     options = ("--steps", 150, "--batch-size", 8, "--generator-lr", 1e-2, "--precision", "fp32", "--device", "cpu")
     result = run_script(
         "recipes/distil_h2l.py", "--data", demo_data, "--teachers", h2l, second, "--amounts", 0.25, 0.75, "--out", out, *options
@@ -38,7 +34,7 @@ def test_the_new_generator_changes_what_the_teachers_change_by_their_amounts(dem
 
 
 def test_teachers_that_do_not_fit_and_lengths_of_nothing_are_refused(demo_data, h2l, tmp_path, capsys):
-    wider = write_teacher(tmp_path / "wider.pth", DegradationGenerator(8).state_dict(), width=8)
+    wider = write_weights(tmp_path / "wider.pth", "h2l", {"generator": DegradationGenerator(8)}, 8)
     with pytest.raises(utils.UserError, match="widths 4, 8: give teachers of one width"):
         main(distil_h2l, "--data", demo_data, "--teachers", h2l, wider, "--amounts", 1, 1)
     with pytest.raises(SystemExit):
