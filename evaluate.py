@@ -32,7 +32,7 @@ from metrics.definitions import DEFINITIONS, DEGRADATION_DEFINITIONS, GROUP_DEFI
 from metrics.faces import consistency, exploded, measure_faces, psnr_apart_from_colour, spectrum
 from metrics.folders import list_names, read_groups, read_results, write_inputs
 from metrics.frechet import Frechet
-from metrics.inputs import DEGRADATIONS, DRAWN, FIXED, INPUTS, bicubic, make_inputs, make_unlearnt
+from metrics.inputs import DEGRADATIONS, DRAWN, FIXED, INPUTS, bicubic, make_hand_crafted, make_inputs
 from models import DegradationGenerator
 from utils import SuperResolver, to_bytes, to_unit_range
 
@@ -108,7 +108,7 @@ class TestFaces:
     inputs: by kind of input, "real" for LR_test and with "groups/" before it for the faces of --groups.
     names: of the files of each kind, as --write-inputs and --results have them, where one of these is given.
     others: x_c of a different face for each face. floor_hr, floor_lr: faces of the training lists.
-    unlearnt: HR_test degraded at random, several times. labels: those of --groups, a column each.
+    hand_crafted: HR_test degraded at random, several times. labels: those of --groups, a column each.
     """
 
     y: Tensor
@@ -117,7 +117,7 @@ class TestFaces:
     others: Tensor
     floor_hr: Tensor
     floor_lr: Tensor
-    unlearnt: list[Tensor]
+    hand_crafted: list[Tensor]
     groups_y: Tensor | None = None
     labels: pd.DataFrame = field(default_factory=pd.DataFrame)
 
@@ -166,7 +166,7 @@ def load_faces(options: argparse.Namespace, generator: DegradationGenerator, dev
         others=others,
         floor_hr=lists["HR_train"][choose(len(lists["HR_train"]), len(real), seed)][0],
         floor_lr=lists["LR_train"][choose(len(lists["LR_train"]), len(y), seed)][0],
-        unlearnt=make_unlearnt(y, chosen["HR_test"], seed),
+        hand_crafted=make_hand_crafted(y, chosen["HR_test"], seed),
     )
     if options.write_inputs or options.results:
         for kind in faces.inputs:
@@ -232,9 +232,9 @@ class Evaluation:
         reference = self.frechet.reference(self.batches(faces.inputs["real"]), title="LR_test")
         rows = self.report["degradation"]
         rows["real"] = dict(zip(RING_NAMES, spectrum(faces.inputs["real"])))
-        for name, draws in {**sets, "unlearnt": faces.unlearnt}.items():
+        for name, draws in {**sets, "hand_crafted": faces.hand_crafted}.items():
             row: dict[str, float] = {}
-            if name in ("x_d", "unlearnt"):
+            if name in ("x_d", "hand_crafted"):
                 target = to_unit_range(clean)
                 for measure, psnr in {"psnr": utils.psnr, "psnr_colour": psnr_apart_from_colour}.items():
                     row[measure] = torch.stack([psnr(to_unit_range(x), target) for x in draws]).mean().item()
@@ -330,7 +330,7 @@ class Evaluation:
     def save(self) -> None:
         """Write the JSON: after every row, so that a stop keeps the rows so far."""
         text = json.dumps(self.report, indent=2) + "\n"
-        utils.write_whole(self.out, lambda temporary: temporary.write_text(text))
+        utils.write_atomic(self.out, lambda temporary: temporary.write_text(text))
 
 
 def network_maker(resolver: SuperResolver, inputs: dict[str, Tensor], ensemble: bool) -> Make:
@@ -366,7 +366,7 @@ def evaluate(options: argparse.Namespace) -> None:
     generator, content = utils.load_degradation(h2l, utils.NO_WEIGHTS)
     generator.to(device, memory_format=torch.channels_last)
     print(utils.describe(h2l, content))
-    utils.remark_framing(h2l, content, options)
+    utils.warn_framing(h2l, content, options)
     if options.write_inputs:
         faces = load_faces(options, generator, device)
         write_inputs(Path(options.write_inputs), {kind: (faces.names[kind], images) for kind, images in faces.inputs.items()})
@@ -420,7 +420,7 @@ def load_resolvers(options: argparse.Namespace, device: torch.device) -> dict[st
         path = utils.find_weights(given, "sr")
         resolvers[str(path)] = resolver = SuperResolver(path, device, dtype)
         print(resolver.description)
-        utils.remark_framing(path, resolver.content, options)
+        utils.warn_framing(path, resolver.content, options)
     return resolvers
 
 

@@ -82,7 +82,7 @@ def export_onnx(source: Path, target: Path, eight_bit: bool) -> None:
         node.metadata_props.clear()  # the exporter's stack traces, with paths of this machine
     about = resolver.content.get("about")
     program.model.metadata_props.update(about if isinstance(about, dict) else {})
-    utils.write_whole(target, lambda temporary: program.save(str(temporary), external_data=False))
+    utils.write_atomic(target, lambda temporary: program.save(str(temporary), external_data=False))
 
 
 def main(argv: list[str] | None = None) -> None:

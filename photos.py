@@ -148,7 +148,7 @@ def super_resolve_faces(
 
 def save(image: Image.Image, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    utils.write_whole(path, lambda temporary: image.save(temporary, "PNG", compress_level=1), flush=False)
+    utils.write_atomic(path, lambda temporary: image.save(temporary, "PNG", compress_level=1), flush=False)
 
 
 def load_photograph(path: Path) -> Image.Image:

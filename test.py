@@ -180,7 +180,7 @@ def write(pair: tuple[np.ndarray, Path]) -> str | None:
     image, path = pair
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        utils.write_whole(path, lambda temporary: Image.fromarray(image).save(temporary, "PNG", compress_level=1), flush=False)
+        utils.write_atomic(path, lambda temporary: Image.fromarray(image).save(temporary, "PNG", compress_level=1), flush=False)
     except (OSError, utils.UserError) as error:
         cause = error.__cause__ if isinstance(error, utils.UserError) else error
         if getattr(cause, "errno", None) in HOPELESS:
@@ -271,7 +271,7 @@ def main(argv: list[str] | None = None) -> None:
     with utils.explain_out_of_memory(options.batch_size, "lower --batch-size, or use --device cpu"):
         tally = super_resolve(waiting, resolver, options)
     seconds = time.perf_counter() - began
-    remark(tally)
+    warn(tally)
     if not tally.written and not tally.unwritten and not existing:
         places = ", ".join(map(str, given))
         raise utils.UserError(
@@ -287,7 +287,7 @@ def main(argv: list[str] | None = None) -> None:
         raise utils.UserError(f"{plural(len(tally.unwritten), 'result')} could not be written, such as {tally.unwritten[0]}")
 
 
-def remark(tally: Tally) -> None:
+def warn(tally: Tally) -> None:
     """Warn of inputs of which much is lost, and of faces that are framed otherwise than in training."""
     if tally.large:
         print(

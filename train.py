@@ -31,8 +31,8 @@ import torch
 from torch.nn import functional
 from torch.optim.swa_utils import update_bn
 
-import degradations
 import utils
+from Datasets import degradations
 from losses import (
     PerceptualLoss,
     adversarial_loss,
@@ -370,7 +370,7 @@ def load_generator(run: Run) -> DegradationGenerator:
             f"{path} has width {content['width']}, this run {run.options.width}: give the same --width to both stages"
         )
     if run.main:
-        utils.remark_framing(path, content, run.options)
+        utils.warn_framing(path, content, run.options)
     run.fingerprints["h2l"] = utils.digest(generator.state_dict())
     return generator
 

@@ -147,7 +147,7 @@ def check_framing(parser: Parser, options: argparse.Namespace) -> None:
         parser.error(f"--resize {options.resize}: must be at least --crop")
 
 
-def remark_framing(path: Path, content: dict, options: argparse.Namespace) -> None:
+def warn_framing(path: Path, content: dict, options: argparse.Namespace) -> None:
     """Print it if a weights file was trained on faces that were framed otherwise than the options
     say.
     """
@@ -361,10 +361,10 @@ def save_checkpoint(path: Path, kind: str, content: dict) -> None:
                     raise file.error from None
                 raise
 
-    write_whole(path, write)
+    write_atomic(path, write)
 
 
-def write_whole(path: Path, write: Callable[[Path], Any], flush: bool = True) -> None:
+def write_atomic(path: Path, write: Callable[[Path], Any], flush: bool = True) -> None:
     """Write a file atomically: `write` fills a temporary file beside `path`, which is flushed and
     renamed to `path`.
 
@@ -670,4 +670,4 @@ def save_sheet(path: Path, rows: dict[str, Tensor], columns: int = SHEET_COLUMNS
         draw.text((3, top + 1), title, "black")
         sheet.paste(Image.fromarray(grid.permute(1, 2, 0).numpy()), (0, top + title_height))
         top += title_height + grid.shape[1]
-    write_whole(path, lambda temporary: sheet.save(temporary, "PNG"), flush=False)
+    write_atomic(path, lambda temporary: sheet.save(temporary, "PNG"), flush=False)

@@ -147,7 +147,7 @@ def cut_picture(source: Source, image: Image.Image, options: argparse.Namespace)
 
 def save_face(face: Image.Image, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    utils.write_whole(path, lambda temporary: face.save(temporary, "PNG"), flush=False)
+    utils.write_atomic(path, lambda temporary: face.save(temporary, "PNG"), flush=False)
 
 
 # --- all pictures ------------------------------------------------------------------------------------------------
@@ -302,7 +302,7 @@ def write_outputs(tables: dict[str, pd.DataFrame], options: argparse.Namespace) 
     """faces.csv, the lists, UTKFace's labels of the test faces, and the sheet."""
     out = Path(options.out)
     whole = pd.concat([table[COLUMNS] for table in tables.values() if len(table)])
-    utils.write_whole(out / "faces.csv", lambda temporary: whole.to_csv(temporary, index=False), flush=False)
+    utils.write_atomic(out / "faces.csv", lambda temporary: whole.to_csv(temporary, index=False), flush=False)
     sheet = {}
     for kind, table in tables.items():
         for split in ("train", "test"):

@@ -1,7 +1,7 @@
 """What each number of evaluate.py is, in the order of its table."""
 
 from metrics.faces import EXPLODED, RINGS
-from metrics.inputs import BLUR, COLOURS, CONTRAST, DRAWS, FIXED, JPEG_QUALITY, MOSAIC, MOTION, NOISE, UNSEEN  # fmt: skip
+from metrics.inputs import BLUR, COLOURS, CONTRAST, DRAWS, FIXED, HELD_OUT, JPEG_QUALITY, MOSAIC, MOTION, NOISE  # fmt: skip
 
 DEFINITIONS = {
     "real_fd": "Frechet distance between SR of the faces of LR_test and the crops of HR_test; lower is better",
@@ -18,8 +18,8 @@ DEFINITIONS = {
     "psnr_eight": "PSNR against y, the mean over the eight degradations of each face",
     "psnr_four": f"the same over {', '.join(FIXED)}, which no network makes: comparable whatever G is",
     **{f"psnr_{kind}": f"the same for {kind} alone" for kind in FIXED},
-    "psnr_unseen": f"the same over {', '.join(UNSEEN)}, of which no training has any",
-    **{f"psnr_{kind}": f"the same for {kind} alone" for kind in UNSEEN},
+    "psnr_held_out": f"the same over {', '.join(HELD_OUT)}, of which no training has any",
+    **{f"psnr_{kind}": f"the same for {kind} alone" for kind in HELD_OUT},
     "consistency": "mean pairwise PSNR of the SR of a face's eight degradations; dB. Read it beside psnr_eight",
     "consistency_z": f"the same among the {DRAWS} draws of z alone",
     **{f"consistency_{kind}": f"the same between {kind} and each of the seven others" for kind in FIXED},
@@ -39,7 +39,7 @@ DEGRADATION_DEFINITIONS = {
     "One draw an image",
     **{name: f"share of the luminance's power at {low} to under {high} periods a face, of that at {RINGS[0][0]} to "
        f"{RINGS[-1][1]}, under a Hann window" for name, (low, high) in zip(RING_NAMES, RINGS)},
-    "rows": "real: LR_test; floor: as many faces of LR_train; x_c: clean; x_d: G(x_c, z); unlearnt: blurred, exposed, noised "
+    "rows": "real: LR_test; floor: as many faces of LR_train; x_c: clean; x_d: G(x_c, z); hand_crafted: blurred, exposed, noised "
     "and compressed at random by degradations.py, without any training",
 }  # fmt: skip
 
@@ -56,7 +56,7 @@ def describe_kinds() -> dict[str, str]:
     return {
         "eight degradations": f"{DRAWS} draws of z; Gaussian blur, {BLUR:g} px of the HR face; Gaussian noise, {NOISE:g} of "
         f"255, and JPEG, quality {JPEG_QUALITY}, on the LR face; bilinear in place of bicubic reduction",
-        "unseen kinds": f"motion: blurred along a line of {MOTION} px of the HR face; faded: contrast times {CONTRAST:g} about "
+        "held-out kinds": f"motion: blurred along a line of {MOTION} px of the HR face; faded: contrast times {CONTRAST:g} about "
         f"the middle grey; nearest: nearest-neighbour reduction; mosaic: tiles of {MOSAIC}x{MOSAIC} LR px of one colour; "
         f"palette: {COLOURS} colours",
     }

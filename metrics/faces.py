@@ -10,7 +10,7 @@ from torch import Tensor
 
 import utils
 from losses import PerceptualLoss, feature_points, sinkhorn_distance
-from metrics.inputs import DEGRADATIONS, DRAWN, FIXED, UNSEEN
+from metrics.inputs import DEGRADATIONS, DRAWN, FIXED, HELD_OUT
 from models import LR_SIZE
 from utils import to_bytes, to_unit_range
 
@@ -42,8 +42,8 @@ def measure_fidelity(raw: dict[str, Tensor], y: Tensor, perceptual: PerceptualLo
     target = to_unit_range(y)
     target_features = perceptual.features(target)
     psnr = {kind: utils.psnr(images, target) for kind, images in raw.items()}
-    columns = {**FIDELITY, "eight": DEGRADATIONS, "four": FIXED, "unseen": UNSEEN}
-    for column, kinds in {**columns, **{kind: [kind] for kind in [*FIXED, *UNSEEN]}}.items():
+    columns = {**FIDELITY, "eight": DEGRADATIONS, "four": FIXED, "held_out": HELD_OUT}
+    for column, kinds in {**columns, **{kind: [kind] for kind in [*FIXED, *HELD_OUT]}}.items():
         if set(kinds) <= set(raw):
             table[f"psnr_{column}"] = torch.stack([psnr[kind] for kind in kinds]).mean(dim=0)
     for column, kinds in FIDELITY.items():
@@ -96,7 +96,7 @@ def measure_faces(
     table = measure_fidelity(raw, y, perceptual) | measure_consistency(raw)
     if extract is not None:
         table |= measure_gaps(extract, inputs, others)
-    seen = [utils.saturated(images) for kind, images in raw.items() if kind not in UNSEEN]
+    seen = [utils.saturated(images) for kind, images in raw.items() if kind not in HELD_OUT]
     if seen:
         table["saturated_test"] = torch.stack(seen).mean(dim=0)
     table["exploded_test"] = torch.stack([exploded(images).float() for images in raw.values()]).mean(dim=0)

@@ -52,7 +52,7 @@ def write_inputs(folder: Path, inputs: dict[str, tuple[list[str], Tensor]]) -> N
             except OSError as error:
                 raise utils.UserError(f"cannot make the folder {path.parent} ({error}): name another --write-inputs") from error
             image = Image.fromarray(face)
-            utils.write_whole(path, lambda temporary, image=image: image.save(temporary, "PNG"), flush=False)
+            utils.write_atomic(path, lambda temporary, image=image: image.save(temporary, "PNG"), flush=False)
 
 
 def read_results(folder: Path, kinds: dict[str, list[str]]) -> dict[str, Tensor]:

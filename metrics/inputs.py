@@ -1,4 +1,4 @@
-"""The kinds of input that networks are measured on, all made from the same HR faces, and the unlearnt degradation."""
+"""The kinds of input that networks are measured on, all made from the same HR faces, and the hand_crafted degradation."""
 
 import io
 from collections.abc import Callable, Iterable, Iterator
@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.transforms.v2 import functional as transforms
 
-import degradations
+from Datasets import degradations
 from Datasets.images import prepare_lr
 from models import HR_SIZE, LR_SIZE, DegradationGenerator
 from utils import to_bytes, to_unit_range
 
-DRAWS = 4  # of z, and of the unlearnt degradation, for each face
+DRAWS = 4  # of z, and of the hand_crafted degradation, for each face
 BLUR = 3.0  # px of the HR face, standard deviation
 NOISE = 15.0  # of 255, standard deviation, on the LR face
 JPEG_QUALITY = 30
@@ -27,8 +27,8 @@ COLOURS = 8  # that the palette leaves
 DRAWN = [f"z {draw}" for draw in range(1, DRAWS + 1)]  # made by the degradation generator
 FIXED = ["blur", "noise", "jpeg", "bilinear"]  # made by no network
 DEGRADATIONS = [*DRAWN, *FIXED]
-UNSEEN = ["motion", "faded", "nearest", "mosaic", "palette"]  # made by no network, and in no training
-INPUTS = ["clean", "mixed", *DEGRADATIONS, *UNSEEN]
+HELD_OUT = ["motion", "faded", "nearest", "mosaic", "palette"]  # made by no network, and in no training
+INPUTS = ["clean", "mixed", *DEGRADATIONS, *HELD_OUT]
 
 
 def bicubic(faces: Tensor) -> Tensor:
@@ -75,8 +75,8 @@ def mosaic(image: Image.Image) -> Image.Image:
     return image.resize(size, Image.Resampling.BOX).resize(image.size, Image.Resampling.NEAREST)
 
 
-def make_unseen(y: Tensor, clean: Tensor, angles: Tensor) -> dict[str, Tensor]:
-    """The kinds of UNSEEN, of HR faces y, uint8 [N, 3, 64, 64], and x_c, uint8 [N, 3, 16, 16]."""
+def make_held_out(y: Tensor, clean: Tensor, angles: Tensor) -> dict[str, Tensor]:
+    """The kinds of HELD_OUT, of HR faces y, uint8 [N, 3, 64, 64], and x_c, uint8 [N, 3, 16, 16]."""
     faded = 127.5 + CONTRAST * (clean.float() - 127.5)
     nearest = (image.resize((LR_SIZE, LR_SIZE), Image.Resampling.NEAREST) for image in to_images(y))
     return {
@@ -126,12 +126,12 @@ def make_inputs(
         "mixed": to_bytes(alpha * x_c + (1 - alpha) * x_d[0]),
         **dict(zip(DRAWN, map(to_bytes, x_d))),
         **make_fixed(y, clean, noise),
-        **make_unseen(y, clean, angles),
+        **make_held_out(y, clean, angles),
     }
     return {kind: inputs[kind] for kind in INPUTS}
 
 
-def make_unlearnt(y: Tensor, indices: np.ndarray, seed: int, strength: float = 1.0, draws: int = DRAWS) -> list[Tensor]:
+def make_hand_crafted(y: Tensor, indices: np.ndarray, seed: int, strength: float = 1.0, draws: int = DRAWS) -> list[Tensor]:
     """HR faces, uint8 [N, 3, 64, 64], degraded at random without a network: `draws` times uint8 [N, 3, 16, 16]."""
     versions = []
     for draw in range(draws):

@@ -73,11 +73,11 @@ except ImportError as error:
     skip(f"PyTorch {torch.__version__} has other private parts ({error})")
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import degradations  # noqa: E402
 import train  # noqa: E402
 import train_h2l  # noqa: E402
 import training.run  # noqa: E402
 import utils  # noqa: E402
+from Datasets import degradations  # noqa: E402
 from losses import sinkhorn  # noqa: E402
 from models import DegradationGenerator  # noqa: E402
 

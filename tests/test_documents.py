@@ -12,9 +12,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")])
 RECIPES = sorted(ROOT.glob("recipes/*.sh"))
-SCRIPTS = ["train_h2l", "train", "test", "evaluate", "export", "benchmarks/bench", "docs/make_frontier"]
-SCRIPTS += [f"Datasets/{name}" for name in ("make_csv", "make_demo", "make_faces", "pack_faces")]
-SCRIPTS += ["recipes/distil_h2l", "recipes/average"]
+SCRIPTS = ["train_h2l", "train", "test", "evaluate", "export", "benchmarks/bench"]
+SCRIPTS += [f"Datasets/{name}" for name in ("make_csv", "make_demo", "make_faces")]
 OTHERS = {"--nproc_per_node", "--quiet", "--faces", "--minutes", "--signal", "--kill-after"}  # of other programs and of gpu.sh
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 COMMAND = re.compile(r"(?:python|torchrun .*?|\"\$PYTHON\") ([\w/]+)\.py\b([^\n#|]*)")

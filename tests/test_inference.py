@@ -346,7 +346,7 @@ def test_a_full_disk_ends_the_run_with_its_remedy(lively, tmp_path, monkeypatch)
     def full(*_arguments, **_settings):
         raise utils.UserError("cannot write") from OSError(28, "No space left on device")
 
-    monkeypatch.setattr(utils, "write_whole", full)
+    monkeypatch.setattr(utils, "write_atomic", full)
     with pytest.raises(utils.UserError, match="No space left on device.*resume with --skip-existing"):
         main(lively, tmp_path / "in", tmp_path / "out")
 

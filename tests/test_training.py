@@ -370,7 +370,7 @@ def test_learning_rates_fall_by_epochs(demo_data, tmp_path):
     assert table["epoch"].tolist() == [1, 1, 2, 2, 3, 3]
 
 
-def test_a_short_epoch_is_remarked_on(demo_data, tmp_path, capsys):
+def test_a_short_epoch_is_warned_of(demo_data, tmp_path, capsys):
     """A few faces make a run of a few iterations: said, unless the user has chosen the epoch's
     length.
     """

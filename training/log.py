@@ -144,7 +144,7 @@ class Log:
                 table = pd.read_csv(io.StringIO(text), on_bad_lines="skip")
             good = (table["iteration"] <= iteration) & (table["iteration"].diff().fillna(1) > 0)
             table = table[good].reindex(columns=self.columns).astype({"iteration": int, "epoch": int})
-        utils.write_whole(self.path, lambda temporary: table.to_csv(temporary, index=False, float_format="%.6g"))
+        utils.write_atomic(self.path, lambda temporary: table.to_csv(temporary, index=False, float_format="%.6g"))
         self.rows = [row for row in self.rows if row["iteration"] not in set(table["iteration"])]
         self.kept = None
 
@@ -174,4 +174,4 @@ class Log:
         for axis in axes.flat[len(names) :]:
             axis.axis("off")
         figure.tight_layout()
-        utils.write_whole(self.curves, lambda temporary: figure.savefig(temporary, format="png", dpi=80), flush=False)
+        utils.write_atomic(self.curves, lambda temporary: figure.savefig(temporary, format="png", dpi=80), flush=False)

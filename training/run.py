@@ -207,7 +207,7 @@ class Run:
         self.group.check_iteration(self.iteration)
         if self.main:
             text = json.dumps(vars(options), indent=2) + "\n"
-            utils.write_whole(self.out / f"{self.name}_options.json", lambda temporary: temporary.write_text(text))
+            utils.write_atomic(self.out / f"{self.name}_options.json", lambda temporary: temporary.write_text(text))
             with self.log.optional(f"writing {self.log.path}"):
                 self.log.write()
         self._introduce(len(self.faces("HR_train")))
