@@ -20,7 +20,7 @@ import train_h2l
 import utils
 from training.options import parse_options
 from training.run import Run
-from training.state import exclusive
+from training.folder import exclusive
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals are POSIX")
