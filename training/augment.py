@@ -12,8 +12,8 @@ from utils import to_bytes, to_unit_range
 AUGMENTATIONS = ("none", "mirror", "framing")
 UNIFORMS = 6  # random numbers for each face
 FRAMED = 0.5  # the share of faces whose framing changes
-SMALLEST_WINDOW = 0.75  # of the side
-LARGEST_ANGLE = 15.0  # degrees
+SMALLEST_WINDOW = 0.8  # of the side
+LARGEST_ANGLE = 12.0  # degrees
 MARGIN = 0.025  # of the side, that a window may reach over the picture's edge, which is mirrored
 
 
