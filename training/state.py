@@ -10,6 +10,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import utils
 
+EMA_EVERY = 4  # updates of the weights: the EMA itself takes a tenth of an iteration
+
 
 class Network:
     """A network of a run, which computes in the run's precision: floating point in, the same dtype out."""
@@ -33,10 +35,13 @@ class Network:
 
 
 def warmed_up_ema(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
-    """The update of an EMA whose decay begins at 1/10 and rises to `decay`: the first weights are soon forgotten."""
+    """The update of an EMA whose decay begins at 1/10 and rises to `decay`: the first weights are soon forgotten.
+
+    decay: of one update of the weights; the EMA is updated after every EMA_EVERY of them.
+    """
 
     def update(averages: list[Tensor], current: list[Tensor], count: Tensor) -> None:
-        get_ema_multi_avg_fn(min(decay, (1 + int(count)) / (10 + int(count))))(averages, current, count)
+        get_ema_multi_avg_fn(min(decay**EMA_EVERY, (1 + int(count)) / (10 + int(count))))(averages, current, count)
 
     return update
 
@@ -51,7 +56,7 @@ class State:
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.inference: list[str] = []  # the networks that the inference file holds
         self.noise = torch.Generator().manual_seed(seed)
-        self.iteration = 0
+        self.iteration = self.updates = 0
 
     def frozen(self, module: nn.Module) -> Network:
         """A network that does not learn and is not saved, on the device, in eval mode."""
@@ -72,7 +77,10 @@ class State:
         return {name: utils.unwrap(self.averages.get(name, self.networks[name])) for name in self.inference}
 
     def update_averages(self) -> None:
-        """Let the EMAs follow the weights, and BatchNorm's statistics, which are as noisy."""
+        """After an update: let the EMAs follow the weights, and BatchNorm's statistics, which are as noisy."""
+        self.updates += 1
+        if self.updates % EMA_EVERY and self.updates > EMA_EVERY:
+            return
         for name, average in self.averages.items():
             average.update_parameters(self.networks[name])
 
@@ -94,6 +102,7 @@ class State:
                     )
         return {
             "iteration": self.iteration,
+            "updates": self.updates,
             "networks": networks,
             "averages": {name: average.state_dict() for name, average in self.averages.items()},
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
@@ -109,7 +118,7 @@ class State:
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
         self.noise.set_state(state["noise"])
-        self.iteration = state["iteration"]
+        self.iteration, self.updates = state["iteration"], state["updates"]
 
     def inference_weights(self) -> dict[str, dict[str, Tensor]]:
         """The weights of the inference file, by network, on the CPU."""
