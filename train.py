@@ -51,7 +51,7 @@ def alpha_value(text: str) -> float | str:
 
 
 def build_parser() -> utils.Parser:
-    parser = training_parser(__doc__, batch_size=16, epochs=4, lr_decay_epochs=2, betas=[0.9, 0.99], ema_decay=0.998)
+    parser = training_parser(__doc__, batch_size=16, epochs=3, lr_decay_epochs=2, betas=[0.9, 0.99], ema_decay=0.998)
     option = parser.option
     option("alpha", "random", "part of the clean face in the mix, in [0, 1], or random: drawn for each face",
            "ours; paper 0.3", type=alpha_value, metavar="X")  # fmt: skip
@@ -60,11 +60,11 @@ def build_parser() -> utils.Parser:
            choices=AUGMENTATIONS)  # fmt: skip
     option("generator-lr", 1e-3, "learning rate of Adam on E and S; 0: only E learns, by the alignment",
            "ours; reference 1e-4")  # fmt: skip
-    option("l1-weight", [30.0, 10.0], "weight of L1 beside the perceptual loss; two numbers: from the run's begin to its end",
+    option("l1-weight", [30.0, 3.0], "weight of L1 beside the perceptual loss; two numbers: from the run's begin to its end",
            "ours; reference 0.5", nargs="+", type=float, metavar="X")  # fmt: skip
     option("adversarial-weight", 0.0, "weight of -D_h(S(E(x))); 0: no critic", "ours; reference 0.05")
-    option("alignment-lr", 3e-5, "learning rate of the second Adam on E; 0: no alignment", "ours; reference 1e-6")
-    option("ot-start-epoch", 4, "first epoch, from 1, with the alignment", "ours; reference 2")
+    option("alignment-lr", 1e-4, "learning rate of the second Adam on E; 0: no alignment", "ours; reference 1e-6")
+    option("ot-start-epoch", 3, "first epoch, from 1, with the alignment", "ours; reference 2")
     option("alignment-target", "ema", "moment: E(x_c) and E(x_d) towards the E(x) that E and S have just learnt from; ema: "
            "these, E(x_m) and E(x_s) towards the EMA's E(x_m), in units of the distance between faces",
            "ours; reference moment", choices=("moment", "ema"))  # fmt: skip
@@ -217,10 +217,6 @@ def load_generator(run: Run) -> DegradationGenerator:
     """The generator of stage 1, which belongs to what a run must keep."""
     path = Path(run.options.h2l or run.out / "h2l.pth")
     generator, content = utils.load_degradation(path, "run train_h2l.py first, or name --h2l")
-    if content["width"] != run.options.width:
-        raise utils.UserError(
-            f"{path} has width {content['width']}, this run {run.options.width}: give the same --width to both stages"
-        )
     if run.main:
         utils.warn_framing(path, content, run.options)
     run.fingerprints["h2l"] = utils.digest(generator.state_dict())

@@ -14,6 +14,7 @@ import utils
 from training.options import CHANGEABLE, PER_START
 from training.run import Run
 
+HANGING = 1500  # s after which a child counts as hanging, on however busy a machine
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ["--width", "4", "--batch-size", "4", "--precision", "fp32", "--device", "cpu"]
 TINY += ["--save-every", "20"]  # a row of the log for each iteration
@@ -26,7 +27,7 @@ REFERENCE += ["--alignment-lr", 1e-6, "--ot-start-epoch", 2, "--alignment-target
 def run_script(script: str, *options: object, environment: dict | None = None, **settings) -> subprocess.CompletedProcess:
     """Run a script of the repository in a process of its own, from its root."""
     command = [sys.executable, script, *map(str, options)]
-    settings = {"capture_output": True, "text": True, "timeout": 240, **settings}
+    settings = {"capture_output": True, "text": True, "timeout": HANGING, **settings}
     return subprocess.run(command, cwd=ROOT, env={**os.environ, **(environment or {})}, **settings)
 
 
@@ -53,7 +54,7 @@ def start_script(script, *options, **settings):
                 os.killpg(process.pid, signal.SIGKILL)
 
 
-def wait_for(path: Path, seconds: float = 120) -> None:
+def wait_for(path: Path, seconds: float = HANGING) -> None:
     """Wait until a file is there."""
     deadline = time.monotonic() + seconds
     while not path.exists():
