@@ -188,7 +188,7 @@ def _to_8_bits(image: Image.Image) -> tuple[Image.Image, list[str]]:
     said = []
     if image.format == "PPM":  # Pillow applied the range that the file declares
         black, white = 0.0, 65535.0
-    elif low >= 0 and (image.mode != "F" or high > 1.25 and not (finite % 1).any()):
+    elif low >= 0 and (image.mode != "F" or high > 288 and not (finite % 1).any()):
         # Cameras of 10 to 14 bits leave the upper ones empty; multiples of 257 are 8 bits, spread
         bits = next(bits for bits in (8, 10, 12, 14, 16, 24, 32, 1024) if high < 2.0**bits)
         bits = 16 if bits < 16 and high > 255 and not (finite % 257).any() else bits
@@ -196,7 +196,7 @@ def _to_8_bits(image: Image.Image) -> tuple[Image.Image, list[str]]:
         said = [f"of {bits} bits in a format of more"] if 8 < bits < 16 else []
     elif high <= 1.25 and low >= -1.25:
         black, white = (-1.0 if low < -0.25 else 0.0), 1.0
-    elif low >= -64 and high <= 320:
+    elif low >= -32 and high <= 288:  # a filter may have overshot
         black, white = 0.0, 255.0
     else:
         black, white = low, high
