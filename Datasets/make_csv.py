@@ -10,7 +10,6 @@ left_out.csv beside the lists names them with the reason.
 """
 
 import argparse
-import hashlib
 import os
 import sys
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, from any folder
-from Datasets.images import ImageError, Notes, load_image, notes, too_large, too_small, walk_files  # noqa: E402
+from Datasets.images import ImageError, Notes, digest, load_image, notes, too_large, too_small, walk_files  # noqa: E402
 from Datasets.lists import write_list  # noqa: E402
 from models import HR_SIZE, LR_SIZE  # noqa: E402
 from utils import Parser, UserError, plural, progress, run_script, thread_count  # noqa: E402
@@ -93,8 +92,7 @@ def check_file(file: str, kind: str) -> tuple[str, tuple[str, ...]] | str:
         return str(error)
     if kind == "hr" and (reason := too_small(image)):
         return reason
-    digest = hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()
-    return digest, notes(image) + (too_large(image) if kind == "lr" else ())
+    return digest(image), notes(image) + (too_large(image) if kind == "lr" else ())
 
 
 def check_files(name: str, files: list[str], pool: ThreadPoolExecutor) -> tuple[dict[str, str], dict[str, str], Notes]:
@@ -122,9 +120,9 @@ def leave_out_copies(good: dict[str, dict[str, str]]) -> dict[str, str]:
     for kind in ("hr", "lr"):
         seen: dict[str, str] = {}
         for name in (f"{kind}_test", kind):
-            for file, digest in list(good[name].items()):
-                if seen.setdefault(digest, file) != file:
-                    copies[file] = f"is a copy of another picture ({seen[digest]})"
+            for file, key in list(good[name].items()):
+                if seen.setdefault(key, file) != file:
+                    copies[file] = f"is a copy of another picture ({seen[key]})"
                     del good[name][file]
     return copies
 
@@ -166,8 +164,8 @@ def make_lists(good: dict[str, dict[str, str]], options: argparse.Namespace) -> 
         if not getattr(options, f"{kind}_test"):
             train, test = split(train, options.test_fraction, np.random.default_rng([options.seed, kind == "lr"]))
         lists |= {f"{kind.upper()}_train": train, f"{kind.upper()}_test": test}
-    hr, lr = ({digest: file for name in (kind, f"{kind}_test") for file, digest in good[name].items()} for kind in ("hr", "lr"))
-    if shared := [hr[digest] for digest in hr.keys() & lr.keys()]:
+    hr, lr = ({key: file for name in (kind, f"{kind}_test") for file, key in good[name].items()} for kind in ("hr", "lr"))
+    if shared := [hr[key] for key in hr.keys() & lr.keys()]:
         print(f"warning: {plural(len(shared), 'image')} in HR and LR lists alike, such as {min(shared)}")
     return lists
 

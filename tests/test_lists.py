@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 
 import pandas as pd
 import pytest
@@ -220,7 +221,7 @@ def test_make_csv_leaves_out_what_training_would_refuse_and_writes_all_of_it(tmp
 
 
 def test_make_csv_names_the_plug_in_for_what_pillow_does_not_read(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("Datasets.images.PLUGINS", {"HEIC": ("pillow-heif", "no_such_module")})
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # as if it were not installed
     fill(tmp_path / "hr", ["a.png", "b.png"])
     (tmp_path / "hr" / "photo.HEIC").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))
     fill(tmp_path / "lr", ["a.png", "b.png"])
