@@ -290,14 +290,13 @@ def print_left_out(path: Path, reason: str) -> None:
 
 def walk_files(
     folder: str | os.PathLike,
-    without: str | os.PathLike | None = None,
+    without: str | os.PathLike | Iterable[str] = (),
     leave_out: Callable[[Path, str], None] = print_left_out,
 ) -> list[Path]:
     """All files below a folder, sorted; links are followed, but no folder is entered twice.
 
-    without: a folder that is not searched, such as the one that results go to.
-    leave_out: is called with every file or folder that is hidden, made by the operating system, or cannot be read, and the
-    reason.
+    without: folders that are not searched, or one, such as that of the results.
+    leave_out: is called with every file or folder that is hidden, made by the operating system, or cannot be read, and why.
     Raises UserError if `folder` itself cannot be read.
     """
 
@@ -306,7 +305,7 @@ def walk_files(
             raise UserError(f"the folder {error.filename} cannot be read ({error.strerror})") from error
         leave_out(Path(error.filename), f"cannot be read ({error.strerror})")
 
-    seen = {os.path.realpath(without)} if without else set()
+    seen = {os.path.realpath(path) for path in ([without] if isinstance(without, (str, os.PathLike)) else without)}
     files = []
     for parent, folders, names in os.walk(folder, onerror=fail, followlinks=True):
         if os.path.realpath(parent) in seen:

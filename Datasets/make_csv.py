@@ -12,7 +12,6 @@ left_out.csv beside the lists names them with the reason.
 import argparse
 import os
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -59,23 +58,14 @@ def find_files(options: argparse.Namespace) -> tuple[dict[str, list[str]], dict[
         for folder in folders:
             if not os.path.isdir(folder):
                 raise UserError(f"--{name.replace('_', '-')} {folder} is not a folder")
-            inner = every & set(_folders_within(folder, every))
+            outer = os.path.realpath(folder)
+            inner = {other for other in every if other != outer and Path(other).is_relative_to(outer)}
             for path in inner:
                 print(f"{path} is given by itself: its files are not taken for those of {folder}")
-            below = walk_files(folder, leave_out=lambda path, reason: left_out.update({os.path.abspath(path): reason}))
-            found.update(os.path.abspath(file) for file in below if not _is_within(file, inner))
+            below = walk_files(folder, inner, lambda path, reason: left_out.update({os.path.abspath(path): reason}))
+            found.update(map(os.path.abspath, below))
         files[name] = sorted(found)
     return files, left_out
-
-
-def _folders_within(folder: str, others: set[str]) -> Iterator[str]:
-    """Those of some folders, as real paths, that lie below another one."""
-    outer = os.path.realpath(folder)
-    return (other for other in others if other != outer and Path(other).is_relative_to(outer))
-
-
-def _is_within(file: Path, folders: set[str]) -> bool:
-    return bool(folders) and any(str(parent) in folders for parent in Path(os.path.realpath(file)).parents)
 
 
 def check_file(file: str, kind: str) -> tuple[str, tuple[str, ...]] | str:

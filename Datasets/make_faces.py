@@ -127,7 +127,7 @@ def cut_picture(source: Source, image: Image.Image, options: argparse.Namespace)
     if source.size and image.size != source.size:
         expected = "x".join(map(str, source.size))
         return {"faces": [], "left_out": {f"not {expected} px as the set's own": 1}}
-    x, y, side = source.square(image.size)
+    x, y, side = source.square(*image.size)
     if side < HR_SIZE:
         return {"faces": [], "left_out": {"too small for an HR face": 1}}
     if images.is_grey(image):

@@ -275,7 +275,7 @@ def test_ffhq_margin_is_never_in_the_face(tmp_path):
 @pytest.mark.parametrize("name", ["wider", "lfw", "celeba", "utkface", "ffhq"])
 def test_a_missing_set_says_where_it_is_found(tmp_path, name):
     for folder in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(utils.UserError, match=r"is found at http.*terms: .*needed are"):
+        with pytest.raises(utils.UserError, match=r"is at http.*terms: .*needed are"):
             run(f"--{name}", folder, "--out", tmp_path / "out")
 
 
