@@ -65,24 +65,21 @@ class Frechet:
             for batch in utils.progress(images, desc=f"{self.name} features, {title}", unit="batch", leave=False):
                 yield self.network(batch.to(self.device))
 
-    def reference(self, *sets: Iterable[Tensor], title: str):
-        """A metric that measures distances to these images: one or several sets of batches of uint8 [N, 3, H, W]."""
+    def reference(self, images: Iterable[Tensor], title: str) -> nn.Module:
+        """A metric that measures distances to these images, batches of uint8 [N, 3, H, W]."""
         metric = None
-        for images in sets:
-            for features in self.features(images, title):
-                if metric is None:
-                    metric = self.metric(Features(features.shape[1]), reset_real_features=False).to(self.device)
-                metric.update(features, real=True)
+        for features in self.features(images, title):
+            if metric is None:
+                metric = self.metric(Features(features.shape[1]), reset_real_features=False).to(self.device)
+            metric.update(features, real=True)
         return metric
 
-    def distances(self, references: list, images: Iterable[Tensor], title: str) -> list[float]:
-        """The distances of these images, batches of uint8 [N, 3, H, W], to each of the references."""
-        for metric in references:
-            metric.reset()
+    def distance(self, reference: nn.Module, images: Iterable[Tensor], title: str) -> float:
+        """The distance of these images, batches of uint8 [N, 3, H, W], to a reference."""
+        reference.reset()
         for features in self.features(images, title):
-            for metric in references:
-                metric.update(features, real=False)
-        return [metric.compute().item() for metric in references]
+            reference.update(features, real=False)
+        return reference.compute().item()
 
 
 def load_inception() -> nn.Module:
