@@ -21,7 +21,7 @@ TINY = ["--width", "4", "--batch-size", "4", "--precision", "fp32", "--device", 
 def run_script(script: str, *options: object, environment: dict | None = None, **settings) -> subprocess.CompletedProcess:
     """Run a script of the repository in a process of its own, from its root."""
     command = [sys.executable, script, *map(str, options)]
-    settings = {"capture_output": True, "text": True, "timeout": 240, **settings}
+    settings = {"capture_output": True, "text": True, "timeout": 3600, **settings}
     return subprocess.run(command, cwd=ROOT, env={**os.environ, **(environment or {})}, **settings)
 
 
