@@ -37,7 +37,6 @@ from metrics.frechet import Frechet
 from metrics.groups import read_groups
 from metrics.identity import FACES, Judge, load_network
 from metrics.inputs import DEGRADATIONS, DRAWN, FIXED, INPUTS, bicubic, lanczos, make_hand_crafted, make_inputs
-from models import DegradationGenerator
 from utils import SuperResolver, to_bytes, to_unit_range
 
 FEW_IMAGES = 2048  # Frechet distances of fewer images are biased upwards, more so the fewer they are
@@ -153,16 +152,14 @@ class TestFaces:
 
 def prepare_lists(options: argparse.Namespace) -> dict[str, PreparedFaces]:
     """The four lists and --reference. Raises UserError if one of them has under two faces."""
-    cache = cache_of(options)
     paths = {name: Path(options.data, f"{name}.csv") for name in LISTS}
-    paths["reference"] = Path(options.reference) if options.reference else paths["HR_test"]
-    lists = {
-        name: prepare_faces(path, "LR" if name.startswith("LR") else "HR", cache, options.resize, options.crop)
-        for name, path in paths.items()
-    }
-    small = [str(paths[name]) for name, faces in lists.items() if len(faces) < 2]
-    if small:
-        raise utils.UserError(f"{small[0]} has one face: each list needs at least 2 faces")
+    paths["reference"] = Path(options.reference or paths["HR_test"])
+    lists = {}
+    for name, path in paths.items():
+        kind = "LR" if name.startswith("LR") else "HR"
+        lists[name] = prepare_faces(path, kind, cache_of(options), options.resize, options.crop)
+        if len(lists[name]) < 2:
+            raise utils.UserError(f"{path} has one face: each list needs at least 2 faces")
     return lists
 
 
@@ -171,24 +168,8 @@ def cache_of(options: argparse.Namespace) -> Path:
     return Path(options.cache or Path(options.data, ".cache"))
 
 
-def batched_inputs(
-    y: Tensor, clean: Tensor, indices: np.ndarray, options: argparse.Namespace, generator: DegradationGenerator,
-    device: torch.device,
-) -> dict[str, Tensor]:  # fmt: skip
-    """make_inputs in batches, with G on the device."""
-
-    def degrade(x_c: Tensor, z: Tensor) -> Tensor:
-        with torch.inference_mode():
-            return generator(x_c.to(device), z.to(device)).cpu()
-
-    parts: list[dict[str, Tensor]] = []
-    for part in parts_of(len(y), options.batch_size, "inputs"):
-        parts.append(make_inputs(y[part], clean[part], indices[part], options.seed, options.alpha, degrade))
-    return {kind: torch.cat([part[kind] for part in parts]) for kind in INPUTS}
-
-
-def load_faces(options: argparse.Namespace, generator: DegradationGenerator, device: torch.device) -> TestFaces:
-    """Choose the faces by --limit and --seed and make every input of them."""
+def load_faces(options: argparse.Namespace, degrade: Callable[[Tensor, Tensor], Tensor]) -> TestFaces:
+    """Choose the faces by --limit and --seed and make every input of them; degrade: G, as in make_inputs."""
     lists = prepare_lists(options)
     seed = options.seed
     chosen = {name: choose(len(lists[name]), options.limit, seed) for name in ("HR_test", "LR_test")}
@@ -200,7 +181,7 @@ def load_faces(options: argparse.Namespace, generator: DegradationGenerator, dev
     faces = TestFaces(
         y=y,
         indices=chosen["HR_test"],
-        inputs={"real": real} | batched_inputs(y, clean, chosen["HR_test"], options, generator, device),
+        inputs={"real": real} | make_inputs(y, clean, chosen["HR_test"], seed, options.alpha, degrade),
         others=others,
         floor_hr=lists["HR_train"][choose(len(lists["HR_train"]), len(real), seed)][0],
         floor_lr=lists["LR_train"][choose(len(lists["LR_train"]), len(y), seed)][0],
@@ -212,27 +193,14 @@ def load_faces(options: argparse.Namespace, generator: DegradationGenerator, dev
             name = "LR_test" if kind == "real" else "HR_test"
             faces.names[kind] = [names[name][index] for index in chosen[name]]
     if options.groups:
-        add_groups(faces, options, generator, device)
+        y, clean, labels, names = read_groups(Path(options.groups), cache_of(options))
+        chosen = choose(len(y), options.limit, seed)
+        faces.groups_y, faces.labels = y[chosen], labels.iloc[chosen].reset_index(drop=True)
+        inputs = make_inputs(y[chosen], clean[chosen], chosen, seed, options.alpha, degrade)
+        for kind in GROUP_KINDS:
+            faces.inputs[GROUPS + kind] = inputs[kind]
+            faces.names[GROUPS + kind] = [names[index] for index in chosen]
     return faces
-
-
-def add_groups(
-    faces: TestFaces, options: argparse.Namespace, generator: DegradationGenerator, device: torch.device
-) -> None:  # fmt: skip
-    """Add the labelled faces of --groups and their inputs."""
-    y, clean, labels, names = read_groups(Path(options.groups), cache_of(options))
-    chosen = choose(len(y), options.limit, options.seed)
-    faces.groups_y, faces.labels = y[chosen], labels.iloc[chosen].reset_index(drop=True)
-    inputs = batched_inputs(y[chosen], clean[chosen], chosen, options, generator, device)
-    for kind in GROUP_KINDS:
-        faces.inputs[GROUPS + kind] = inputs[kind]
-        faces.names[GROUPS + kind] = [names[index] for index in chosen]
-
-
-def parts_of(length: int, size: int, title: str) -> Iterator[slice]:
-    """Slices of at most `size` faces, with a progress bar."""
-    for begin in utils.progress(range(0, length, size), desc=title, unit="batch", leave=False):
-        yield slice(begin, min(begin + size, length))
 
 
 # --- measuring ---------------------------------------------------------------------------------------------------
@@ -284,10 +252,8 @@ class Evaluation:
         kinds = [kind for kind in INPUTS if kind in method.kinds]
 
         def measure(part: slice, raw: dict[str, Tensor]) -> pd.DataFrame:
-            inputs = {kind: faces.inputs[kind][part] for kind in kinds}
-            return measure_faces(
-                raw, method.extract, faces.y[part].to(self.device), inputs, faces.others[part], self.perceptual
-            )
+            inputs, y = {kind: faces.inputs[kind][part] for kind in kinds}, faces.y[part].to(self.device)
+            return measure_faces(raw, method.extract, y, inputs, faces.others[part], self.perceptual)
 
         if kinds:
             row |= self.table(method, kinds, len(faces.y), f"{name}, HR_test", measure).mean(skipna=False).to_dict()
@@ -308,7 +274,8 @@ class Evaluation:
     ) -> pd.DataFrame:  # fmt: skip
         """What is measured of a method's SR of these kinds, a row a face; measure: (which faces, kind -> SR) -> their rows."""
         tables = []
-        for part in parts_of(length, self.options.batch_size, title):
+        for start in utils.progress(range(0, length, self.options.batch_size), desc=title, unit="batch", leave=False):
+            part = slice(start, start + self.options.batch_size)
             raw = {kind: method.make(kind, part) for kind in kinds}
             with torch.inference_mode():
                 tables.append(measure(part, raw))
@@ -374,11 +341,17 @@ def evaluate(options: argparse.Namespace) -> None:
     generator.to(device, memory_format=torch.channels_last)
     print(utils.describe(h2l, content))
     utils.warn_framing(h2l, content, options)
+
+    @torch.inference_mode()
+    def degrade(x_c: Tensor, z: Tensor) -> Tensor:
+        parts = zip(x_c.split(options.batch_size), z.split(options.batch_size))
+        return torch.cat([generator(x.to(device), noise.to(device)).cpu() for x, noise in parts])
+
     names = ("data", "groups", "alpha", "seed", "limit", "resize", "crop")
     made_by = {name: getattr(options, name) for name in names}
     made_by["h2l"] = f"{h2l} ({utils.digest(content['weights']['generator'])})"
     if options.write_inputs:
-        inputs = load_faces(options, generator, device).named_inputs()
+        inputs = load_faces(options, degrade).named_inputs()
         write_inputs(Path(options.write_inputs), inputs, made_by)
         print(f"written: {', '.join(inputs)}, each a folder in {options.write_inputs}")
         return
@@ -387,7 +360,7 @@ def evaluate(options: argparse.Namespace) -> None:
     frechet = Frechet(options.features, device)
     if options.identity:
         load_network()
-    faces = load_faces(options, generator, device)
+    faces = load_faces(options, degrade)
     results = {folder: read_results(Path(folder), faces.named_inputs(), made_by) for folder in options.results}
     utils.make_folder(Path(options.out).parent, "--out")
     smallest = min(len(faces.reference), len(faces.inputs["real"]), len(faces.floor_hr))
@@ -499,26 +472,16 @@ def print_tables(report: dict, name: str) -> None:
 
 def save_sheet(path: Path, faces: TestFaces, methods: dict[str, Method], seed: int) -> None:
     """Real faces, test faces and one face degraded eight ways, each with what every method makes of it; chosen by seed."""
-    columns = utils.SHEET_COLUMNS
-
-    def results(title: str, kinds: list[str], index: np.ndarray) -> dict[str, Tensor]:
-        return {
-            f"{name} of {title}": torch.cat([method.make(kind, index).cpu() for kind in kinds])
-            for name, method in methods.items()
-            if {*kinds} <= {*method.kinds}
-        }
-
-    chosen = choose(len(faces.inputs["real"]), columns, seed)
-    pictures = {"real LR faces": to_unit_range(faces.inputs["real"][chosen])}
-    pictures |= results("the real LR faces", ["real"], chosen)
-    chosen = choose(len(faces.y), columns, seed)
-    pictures["HR faces"] = to_unit_range(faces.y[chosen])
-    for kind in ("clean", "z 1"):
-        pictures[kind] = to_unit_range(faces.inputs[kind][chosen])
-        pictures |= results(kind, [kind], chosen)
-    eight = torch.cat([faces.inputs[kind][chosen[:1]] for kind in DEGRADATIONS])
-    pictures[f"one face: {', '.join(DEGRADATIONS)}"] = to_unit_range(eight)
-    utils.save_sheet(path, pictures | results("its eight degradations", DEGRADATIONS, chosen[:1]), columns)
+    real, test = (choose(len(images), utils.SHEET_COLUMNS, seed) for images in (faces.inputs["real"], faces.y))
+    rows = {"real": (["real"], real), "clean": (["clean"], test), "z 1": (["z 1"], test)}
+    rows[f"one face: {', '.join(DEGRADATIONS)}"] = (DEGRADATIONS, test[:1])
+    pictures = {}
+    for title, (kinds, index) in rows.items():
+        pictures[title] = to_unit_range(torch.cat([faces.inputs[kind][index] for kind in kinds]))
+        for name, method in methods.items():
+            if {*kinds} <= {*method.kinds}:
+                pictures[f"{name} of {title}"] = torch.cat([method.make(kind, index).cpu() for kind in kinds])
+    utils.save_sheet(path, {"HR faces": to_unit_range(faces.y[test]), **pictures})
 
 
 if __name__ == "__main__":

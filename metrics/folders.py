@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from PIL import Image
 from torch import Tensor
@@ -42,10 +43,10 @@ def relative_names(files: list[str]) -> list[str]:
     else:
         folder = os.path.commonpath([os.path.dirname(file) for file in files])
         names = [os.path.relpath(file, folder) for file in files]
-    # A file that is listed twice is one picture
-    places = {name: Path(name).as_posix() for name in names}
-    written = dict(zip(places, utils.output_names(list(places.values()))))
-    return [written[name] for name in names]
+    names = [Path(name).as_posix() for name in names]
+    # A file that is listed again is another face, whose degradations differ
+    again = pd.Series(names).groupby(names).cumcount()
+    return utils.output_names([f"again {number}/{name}" if number else name for number, name in zip(again, names)])
 
 
 def kind_folder(kind: str) -> str:

@@ -235,7 +235,7 @@ def test_names_of_faces_on_two_drives(monkeypatch):
     monkeypatch.setattr(folders, "os", SimpleNamespace(path=ntpath))
     monkeypatch.setattr(folders, "Path", PureWindowsPath)
     names = folders.relative_names([r"C:\a\1.jpg", r"D:\a\1.jpg", r"\\host\share\1.jpg", r"C:\a\1.jpg"])
-    assert names == ["C/a/1.png", "D/a/1.png", "host_share/1.png", "C/a/1.png"]
+    assert names == ["C/a/1.png", "D/a/1.png", "host_share/1.png", "again 1/C/a/1.png"]
 
 
 def test_fidelity_by_group(measure, lively, demo_data, tmp_path, capsys):
