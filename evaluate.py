@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -217,14 +217,16 @@ class Evaluation:
         self.metrics = [*definitions.DEFINITIONS, *(definitions.IDENTITY_DEFINITIONS if options.identity else [])]
         self.judge = Judge(faces.y, choose(len(faces.y), FACES, options.seed)) if options.identity else None
         self.report: dict[str, dict] = {"definitions": {}, "protocol": {}, "rows": {}, "degradation": {}}
-        self.reference = frechet.reference(self.batches(faces.reference, to_unit_range), title="HR faces")
-        floor = frechet.distance(self.reference, self.batches(faces.floor_hr, to_unit_range), "HR_train")
-        self.report["rows"]["floor"] = {"real_fd": floor}
+        self.save()  # what cannot be written shows now
+        self.reference = self.features(faces.reference, "HR faces", to_unit_range)
+        self.real = self.features(faces.inputs["real"], "LR_test")
+        floor = self.features(faces.floor_hr, "HR_train", to_unit_range)
+        self.report["rows"]["floor"] = {"real_fd": frechet.distance(self.reference, floor)}
 
-    def batches(self, faces: Tensor, function: Callable[[Tensor], Tensor] = bicubic) -> Iterator[Tensor]:
-        """uint8 faces -> batches of 8-bit pictures of what the function makes of them."""
-        for batch in faces.split(self.options.batch_size):
-            yield to_bytes(function(batch.to(self.device)))
+    def features(self, faces: Tensor, title: str, function: Callable[[Tensor], Tensor] = bicubic) -> Tensor:
+        """uint8 faces -> the features [N, d] of what the function makes of them, rounded to 8 bits."""
+        batches = faces.split(self.options.batch_size)
+        return self.frechet.features((to_bytes(function(batch.to(self.device))) for batch in batches), title)
 
     def degradation(self) -> None:
         """Part 4: how near degraded faces come to real LR faces, and whether they still show the face."""
@@ -232,7 +234,6 @@ class Evaluation:
         sets = {"floor": [faces.floor_lr], "x_c": [clean], "x_d": [faces.inputs[kind] for kind in DRAWN]}
         for strength in STRENGTHS:
             sets[f"hand_crafted_{strength:g}"] = make_hand_crafted(faces.y, faces.indices, self.options.seed, strength)
-        reference = self.frechet.reference(self.batches(faces.inputs["real"]), title="LR_test")
         rows = self.report["degradation"]
         rows["real"] = dict(zip(definitions.RING_NAMES, spectrum(faces.inputs["real"])))
         for name, draws in sets.items():
@@ -241,7 +242,7 @@ class Evaluation:
                 target = to_unit_range(clean)
                 for measure, psnr in {"psnr": utils.psnr, "psnr_colour": psnr_apart_from_colour}.items():
                     rows[name][measure] = torch.stack([psnr(to_unit_range(x), target) for x in draws]).mean().item()
-            rows[name]["fd"] = self.frechet.distance(reference, self.batches(draws[0]), name)
+            rows[name]["fd"] = self.frechet.distance(self.real, self.features(draws[0], name))
             rows[name] |= dict(zip(definitions.RING_NAMES, spectrum(torch.cat(draws))))
 
     def measure(self, name: str, method: Method) -> None:
@@ -291,7 +292,9 @@ class Evaluation:
             return to_table({"exploded_real": exploded(images).float(), "saturated_real": utils.saturated(images)})
 
         table = self.table(method, ["real"], len(self.faces.inputs["real"]), f"{name}, LR_test", measure)
-        return table.mean().to_dict() | {"real_fd": self.frechet.distance(self.reference, pictures, f"{name} of LR_test")}
+        # What bicubic makes of these faces is known already
+        features = self.real if name == "bicubic" else self.frechet.features(pictures, f"{name} of LR_test")
+        return table.mean().to_dict() | {"real_fd": self.frechet.distance(self.reference, features)}
 
     def measure_groups(self, name: str, method: Method) -> dict[str, dict[str, float]]:
         """Fidelity and consistency by the labels of --groups: group -> how many faces, and the means over them."""
@@ -369,7 +372,6 @@ def evaluate(options: argparse.Namespace) -> None:
 
     evaluation = Evaluation(options, faces, frechet, perceptual)
     describe_report(evaluation, made_by)
-    evaluation.save()  # what cannot be written shows now
     evaluation.degradation()
     methods = list_methods(faces, resolvers, results, options.self_ensemble, device)
     for name, method in methods.items():

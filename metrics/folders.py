@@ -65,6 +65,8 @@ def write_inputs(folder: Path, inputs: dict[str, tuple[list[str], Tensor]], opti
     utils.make_folder(folder, "--write-inputs")
     if any(folder.iterdir()):
         raise utils.UserError(f"--write-inputs {folder} is not empty: what is there would lie among the inputs; name a new one")
+    if record_of(folder).exists() and not is_record(record_of(folder)):
+        raise utils.UserError(f"--write-inputs {folder}: its record would replace {record_of(folder)}; name another folder")
     record_of(folder).unlink(missing_ok=True)
     for kind, (names, faces) in inputs.items():
         for name, face in zip(names, faces.permute(0, 2, 3, 1).contiguous().numpy()):

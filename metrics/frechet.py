@@ -1,6 +1,6 @@
 """The Frechet distance between two sets of pictures, by torchmetrics, with Inception's or MobileNetV2's features."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -45,7 +45,7 @@ class Features(nn.Identity):
 
 
 class Frechet:
-    """Frechet distances to fixed references, in float64, with one feature network, in fp32, for all."""
+    """Frechet distances, in float64, with one feature network, in fp32, for all."""
 
     def __init__(self, features: str, device: torch.device) -> None:
         """features: "inception" or the path of MobileNetV2's state dict. Raises UserError with the remedy."""
@@ -59,27 +59,18 @@ class Frechet:
         self.network = load_inception() if features == "inception" else MobileNetFeatures(Path(features))
         self.network.to(device)
 
-    def features(self, images: Iterable[Tensor], title: str) -> Iterator[Tensor]:
-        """Batches of uint8 [N, 3, H, W] -> batches of features [N, d]."""
-        with torch.inference_mode():
-            for batch in utils.progress(images, desc=f"{self.name} features, {title}", unit="batch", leave=False):
-                yield self.network(batch.to(self.device))
+    @torch.inference_mode()
+    def features(self, images: Iterable[Tensor], title: str) -> Tensor:
+        """Batches of uint8 [N, 3, H, W] -> features [all, d]."""
+        batches = utils.progress(images, desc=f"{self.name} features, {title}", unit="batch", leave=False)
+        return torch.cat([self.network(batch.to(self.device)) for batch in batches])
 
-    def reference(self, images: Iterable[Tensor], title: str) -> nn.Module:
-        """A metric that measures distances to these images, batches of uint8 [N, 3, H, W]."""
-        metric = None
-        for features in self.features(images, title):
-            if metric is None:
-                metric = self.metric(Features(features.shape[1]), reset_real_features=False).to(self.device)
-            metric.update(features, real=True)
-        return metric
-
-    def distance(self, reference: nn.Module, images: Iterable[Tensor], title: str) -> float:
-        """The distance of these images, batches of uint8 [N, 3, H, W], to a reference."""
-        reference.reset()
-        for features in self.features(images, title):
-            reference.update(features, real=False)
-        return reference.compute().item()
+    def distance(self, features: Tensor, others: Tensor) -> float:
+        """Between the images of two sets of features [N, d] and [M, d]."""
+        metric = self.metric(Features(features.shape[1])).to(self.device)
+        metric.update(features, real=True)
+        metric.update(others, real=False)
+        return metric.compute().item()
 
 
 def load_inception() -> nn.Module:

@@ -206,17 +206,27 @@ def test_results_of_other_inputs_are_refused(option, measure, inputs, tmp_path):
         measure("--results", tmp_path / "mine", *option)
 
 
-def test_inputs_are_written_into_a_new_folder_only(common, inputs):
-    with pytest.raises(utils.UserError, match="inputs is not empty"):
-        main(*common, "--write-inputs", inputs)
+def test_inputs_are_written_into_a_new_folder_only(common, inputs, tmp_path):
+    (tmp_path / "new.json").write_text("{}")
+    for folder, reason in ((inputs, "inputs is not empty"), (tmp_path / "new", "new.json")):
+        with pytest.raises(utils.UserError, match=reason):
+            main(*common, "--write-inputs", folder)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_what_evaluate_measures_is_what_test_py_delivers(precision, measure, lively, inputs, tmp_path, capsys):
+def test_what_evaluate_measures_is_what_test_py_delivers(precision, measure, lively, inputs, tmp_path, capsys, monkeypatch):
+    measured, seen = evaluate.measure_faces, []
+
+    def recording(raw, extract, *rest):  # what measures is fp32 whatever the networks are
+        seen.append((torch.is_autocast_enabled("cpu"), {images.dtype for images in raw.values()}))
+        assert extract is None or extract(rest[1]["clean"]).dtype == utils.choose_precision(precision, torch.device("cpu"))
+        return measured(raw, extract, *rest)
+
+    monkeypatch.setattr(evaluate, "measure_faces", recording)
     own = ["--weights", lively, "--precision", precision, "--device", "cpu"]
     test_script.main([str(option) for option in ["--input", inputs, "--output", tmp_path / "sr", *own]])
     rows = measure("--results", tmp_path / "sr", *own)["rows"]
-    assert "no record" in capsys.readouterr().out
+    assert "no record" in capsys.readouterr().out and seen == [(False, {torch.float32})] * 4
     for name, value in rows[str(tmp_path / "sr")].items():
         assert value == pytest.approx(rows[str(lively)][name], abs=1e-3, rel=1e-4), name
 
@@ -421,28 +431,13 @@ def test_psnr_apart_from_the_colour():
     assert (utils.psnr(tinted, target) < 25).all() and (evaluate.psnr_apart_from_colour(tinted, target) > 50).all()
 
 
-def test_measurements_are_fp32_whatever_the_networks_are(measure, lively, monkeypatch):
-    measured, seen = evaluate.measure_faces, []
-
-    def recording(raw, extract, *rest):
-        seen.append((torch.is_autocast_enabled("cpu"), {images.dtype for images in raw.values()}))
-        if extract is not None:
-            seen.append(extract(rest[1]["clean"]).dtype)
-        return measured(raw, extract, *rest)
-
-    monkeypatch.setattr(evaluate, "measure_faces", recording)
-    measure("--weights", lively, "--precision", "bf16", "--device", "cpu")
-    fp32 = (False, {torch.float32})
-    assert seen == [fp32, fp32, fp32, torch.bfloat16]  # the baselines', the network's, and the network itself
-
-
 def test_the_frechet_distance_of_shifted_features_is_the_squared_shift():
     """Equal covariances: the distance is |mean difference|^2, of 48 features."""
-    network = frechet.Frechet("colours", torch.device("cpu"))
-    images = faces(60, 8) // 2
-    reference = network.reference(images.split(16), title="reference")
-    for shift in (0, 3, 10):  # and again: the reference is kept
-        assert network.distance(reference, (images + shift).split(7), "shifted") == pytest.approx(48 * shift**2, abs=0.01)
+    network, images = frechet.Frechet("colours", torch.device("cpu")), faces(60, 8) // 2
+    reference = network.features(images.split(16), "reference")
+    for shift in (0, 3, 10):
+        shifted = network.features((images + shift).split(7), "shifted")
+        assert network.distance(reference, shifted) == pytest.approx(48 * shift**2, abs=0.01)
 
 
 def test_identity_in_closed_form(monkeypatch):
