@@ -28,7 +28,7 @@ class MobileNetFeatures(nn.Module):
         if not isinstance(weights, dict):
             raise utils.UserError(f"{path} is not a state dict: {remedy}")
         utils.load_weights(network, weights, path)
-        self.layers = network.features.eval().requires_grad_(False)
+        self.layers = utils.fold_batchnorm(network.eval()).features.requires_grad_(False)
 
     def forward(self, images: Tensor) -> Tensor:
         images = functional.interpolate(images.float() / 255, size=(224, 224), mode="bilinear", align_corners=False)
