@@ -1,7 +1,11 @@
-"""Which device is chosen, by a pretended torch.cuda, and what its errors are turned into."""
+"""Which device is chosen, by a pretended torch.cuda, what its errors are turned into, and which files are taken."""
+
+import hashlib
+from pathlib import Path
 
 import pytest
 import torch
+from torchvision.models import VGG19_Weights
 
 import utils
 
@@ -84,3 +88,16 @@ def test_a_state_is_copied_to_the_cpu_before_it_is_written(tmp_path, monkeypatch
     assert len(moved) == 2
     read = utils.load_checkpoint(tmp_path / "state.pth", "sr_state", "")
     assert read["a"]["b"][1] == (torch.ones(1), 0.5) and read["c"] == "text"
+
+
+def test_a_cached_download_must_have_the_hash_in_its_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    vgg = tmp_path / "checkpoints" / Path(VGG19_Weights.IMAGENET1K_V1.url).name
+    vgg.parent.mkdir()
+    torch.save({"features.0.weight": torch.zeros(64, 3, 3, 3)}, vgg)  # of VGG16, perhaps
+    with pytest.raises(utils.UserError, match=f"{vgg}.*another file.*delete it"):
+        utils.load_perceptual_weights("imagenet")
+    name = f"net-{hashlib.sha256(vgg.read_bytes()).hexdigest()[:8]}.pth"
+    vgg.rename(vgg.with_name(name))
+    with utils.downloading(f"https://example.org/{name}", "--option", "a network", "a remedy"):
+        pass

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 from helpers import ROOT, run_script
-from PIL import Image
 from pictures import picture
+from PIL import Image
 
 import inference
 import test as script
