@@ -143,6 +143,7 @@ def prepare_faces(path: Path, kind: str, cache: Path, resize: int = 100, crop: i
     path, cache = Path(path), Path(cache)
     rows = read_list(path)
     files = rows.drop_duplicates()
+    decode = functools.partial(_decode, kind=kind, resize=resize, crop=crop)
     with ThreadPoolExecutor(thread_count()) as pool:
         states = [state for block in _blocks(files) for state in pool.map(_stat, block)]
         missing = {row: f"cannot be read ({state})" for row, state in zip(files.index, states) if isinstance(state, str)}
@@ -154,7 +155,7 @@ def prepare_faces(path: Path, kind: str, cache: Path, resize: int = 100, crop: i
             try:
                 return PreparedFaces(target, kind)
             except FileNotFoundError:  # not prepared yet, or removed since then by another program
-                for line in _write_faces(pool, path, rows, target, functools.partial(_decode, kind=kind, resize=resize, crop=crop)):
+                for line in _write_faces(pool, path, rows, target, decode):
                     print(line, flush=True)
                 _remove_old(cache, name, target)
     raise UserError(f"the prepared faces {target} vanish as soon as they are written: name another folder with --cache")

@@ -222,14 +222,15 @@ class Notes:
         self.files: dict[str, list[str]] = {}
 
     def add(self, file: str | os.PathLike, said: Iterable[str]) -> None:
-        """Keep the notes of an image; a note goes on after "3 images ..."."""
+        """Keep the notes of an image; a note goes on after "3 images ...", and after a colon says more."""
         for note in said:
             self.files.setdefault(note, []).append(os.fspath(file))
 
     def lines(self) -> list[str]:
         """The warnings, the most frequent first."""
         ordered = sorted(self.files.items(), key=lambda item: -len(item[1]))
-        return [f"warning: {plural(len(files), 'image')} {note}, such as {files[0]}" for note, files in ordered]
+        texts = [(plural(len(files), "image"), *note.partition(": "), files[0]) for note, files in ordered]
+        return [f"warning: {count} {what}, such as {file}{colon}{more}" for count, what, colon, more, file in texts]
 
 
 def is_dark_or_flat(face: Image.Image) -> bool:
@@ -283,7 +284,7 @@ def too_large(image: Image.Image) -> tuple[str, ...]:
     """The note on an LR image that is no small face."""
     if min(image.size) <= LARGE:
         return ()
-    return (f"much larger than {LR_SIZE} px, which teaches that real LR faces are clean; cut them out at their own size",)
+    return (f"much larger than {LR_SIZE} px: reduced, they are clean, and teach that real LR faces are; take small ones",)
 
 
 # --- folders -----------------------------------------------------------------------------------------------------

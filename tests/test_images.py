@@ -11,7 +11,7 @@ from helpers import run_script
 from pictures import encode, picture
 from PIL import Image
 
-from Datasets import images, make_demo
+from Datasets import make_demo
 from Datasets.images import DamagedImageError, ImageError, load_image, prepare_hr, prepare_lr, prepare_pair, walk_files
 from utils import UserError, thread_count, to_bytes, to_unit_range
 
