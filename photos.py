@@ -220,12 +220,14 @@ def super_resolve_photographs(
         squares, left_alone = choose_faces(image, boxes or [])
         reason, canvas = enlarge_photograph(photograph, squares, output, plain[output], resolver, options)
         tally.count(reason)
-        faces += 0 if reason else len(squares)
+        if reason:
+            continue
+        done = describe(len(squares), left_alone) if boxes is not None else f"not in {options.boxes}: no face was looked for"
+        tqdm.write(f"{path}: {done}", file=sys.stdout)
+        faces += len(squares)
         for square in squares[: COMPARED - len(compared) // 2]:
             left, top, side = (ENLARGED * value for value in square)
             compared += [enlarge(image, square), canvas.crop((left, top, left + side, top + side))]
-        done = describe(len(squares), left_alone) if boxes is not None else f"not in {options.boxes}: no face was looked for"
-        tqdm.write(f"{path}: {done}", file=sys.stdout)
     tally.warn()
     return tally, faces, compared
 

@@ -34,11 +34,12 @@ from models import HR_SIZE, LR_SIZE
 from utils import SuperResolver, plural, to_unit_range
 
 COMPARED = 64  # faces on the --compare sheet
+# What there is to say of "1 image ...", and after a colon: see Notes
 TOO_LARGE = (
-    f"much larger than {LR_SIZE} px, of which the central square was reduced to {LR_SIZE}x{LR_SIZE} px and its detail is lost "
-    "(whole photographs with small faces: python photos.py)"
+    f"much larger than {LR_SIZE} px: the central square was reduced to that, and its detail is lost; "
+    "photos.py takes whole photographs with small faces in them"
 )
-OBLONG = "far from square, of which only the central square was used"
+OBLONG = "far from square: only the central square was used"
 
 
 class Face(NamedTuple):
