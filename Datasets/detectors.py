@@ -94,7 +94,7 @@ def suppress(boxes: list[Box]) -> list[Box]:
 
     if not boxes:
         return []
-    corners = torch.tensor([(box.x, box.y, box.x + box.w, box.y + box.h) for box in boxes])
+    corners = torch.tensor([(box.x, box.y, box.x + box.w, box.y + box.h) for box in boxes], dtype=torch.float32)
     kept = torchvision.ops.nms(corners, torch.tensor([box.score for box in boxes]), SAME_FACE)
     return sorted((boxes[index] for index in kept.tolist()), key=lambda box: (box.y, box.x))
 

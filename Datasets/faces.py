@@ -19,7 +19,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePath
-from typing import IO
 
 import numpy as np
 import pandas as pd
@@ -37,6 +36,7 @@ from utils import UserError, plural, progress, thread_count
 BAD_FILES_LIMIT = 0.01  # the share of a list's files that may fail to decode
 CACHE_VERSION = 3
 SHOWN_ROWS = 10  # of the rows with a problem, in a message; a table has them all
+ZEROS = 1 << 20  # bytes that are written at a time to reserve a file's space
 BLOCK = 4096  # files that are checked or decoded at a time
 ATTEMPTS = 3  # to read faces that were just prepared
 ABANDONED = 24 * 3600  # seconds after which a temporary file is taken for that of a killed process
@@ -196,12 +196,19 @@ def _write_faces(pool: ThreadPoolExecutor, path: Path, rows: pd.Series, target: 
         if shutil.disk_usage(cache).free < size:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         with open(temporary, "wb+") as stream:
-            bad, said = _decode_files(pool, path.name, rows, stream, decode)
+            for start in range(0, size, ZEROS):  # a write through a map to a full disk would end the process
+                stream.write(bytes(min(ZEROS, size - start)))
+            stream.flush()
+            faces = np.memmap(stream, np.uint8, "r+", shape=(len(rows), row_bytes(kind)))
+            bad, said = _decode_files(pool, path.name, rows, faces, decode)
             lines = _judge(path, bad, files, cache)
             kept = np.flatnonzero(~rows.isin(files[list(bad)]))
-            _close_gaps(stream, kept, row_bytes(kind))
+            for start in range(0, len(kept) if bad else 0, BLOCK):
+                chosen = kept[start : start + BLOCK]
+                faces[start : start + len(chosen)] = faces[chosen]  # a copy first; rows only move forward
+            faces.flush()
+            del faces
             stream.truncate(len(kept) * row_bytes(kind))
-            stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, target)
     except OSError as error:
@@ -231,7 +238,7 @@ def _decode(file: str, kind: str, resize: int, crop: int) -> tuple[bytes | str |
 
 
 def _decode_files(
-    pool: ThreadPoolExecutor, title: str, rows: pd.Series, stream: IO[bytes], decode: Callable
+    pool: ThreadPoolExecutor, title: str, rows: pd.Series, faces: np.ndarray, decode: Callable
 ) -> tuple[dict[int, str | ImageError], images.Notes]:
     """Decode each file once into all its rows; returns the rows that are bad, with the reasons, and the notes."""
     files = rows.drop_duplicates()
@@ -243,23 +250,11 @@ def _decode_files(
         for row, file, place, (face, notes) in zip(files.index, files, places, results):
             bar.update()
             said.add(file, notes)
-            if not isinstance(face, bytes):
+            if isinstance(face, bytes):
+                faces[place] = np.frombuffer(face, np.uint8)
+            else:
                 bad[row] = face
-                continue
-            for number in place.tolist():
-                stream.seek(number * len(face))
-                stream.write(face)
     return bad, said
-
-
-def _close_gaps(stream: IO[bytes], kept: np.ndarray, length: int) -> None:
-    """Move the kept rows, of `length` bytes each, to the front, in their order."""
-    for new, old in enumerate(kept.tolist()):
-        if new != old:
-            stream.seek(old * length)
-            row = stream.read(length)
-            stream.seek(new * length)
-            stream.write(row)
 
 
 def _judge(path: Path, bad: dict[int, str | ImageError], files: pd.Series, cache: Path) -> list[str]:

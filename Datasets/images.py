@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import hashlib
 import importlib
 import io
 import os
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError, features
+from PIL import Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from models import HR_SIZE, LR_SIZE
 from utils import UserError, plural
@@ -32,14 +33,7 @@ DARKEST, FLATTEST = 25, 18  # mean and standard deviation of the grey values, 0.
 BLACK, BLANK = 16, 2  # the largest grey value, and standard deviation, of a picture that shows nothing
 GREY = 2.0  # mean difference of neighbouring colour channels, 0..255, under which a face is grey; LFW's others have 2.6
 
-# Formats that Pillow needs a plug-in for: name -> (package, module)
-PLUGINS = {
-    "HEIC": ("pillow-heif", "pillow_heif"),
-    "AVIF": ("pillow-avif-plugin", "pillow_avif"),
-    "JPEG XL": ("pillow-jxl-plugin", "pillow_jxl"),
-}
-PLUGIN_EXTENSIONS = {".heic", ".heif", ".avif", ".jxl"}
-BRANDS = {"AVIF": (b"avif", b"avis"), "HEIC": (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")}
+HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # the container's brands
 SYSTEM_NAMES = {"thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"}
 
 
@@ -75,7 +69,7 @@ def load_image(path: str | os.PathLike, shorter_side: int | None = None, keep_al
                 return _decode(stream, shorter_side, keep_alpha)
             except UnidentifiedImageError:
                 stream.seek(0)
-                _load_plugin(stream.read(64))
+                _load_heic_plugin(stream.read(64))
                 stream.seek(0)
                 return _decode(stream, shorter_side, keep_alpha)
     except ImageError:
@@ -88,28 +82,14 @@ def load_image(path: str | os.PathLike, shorter_side: int | None = None, keep_al
         raise DamagedImageError(f"does not decode ({type(error).__name__}: {error})") from error
 
 
-def plugin_format(head: bytes) -> str | None:
-    """The format, by the first 64 bytes, of a file that Pillow needs a plug-in for, or None."""
-    if head[:2] == b"\xff\x0a" or head[4:12] == b"JXL \r\n\x87\n":
-        return "JPEG XL"
-    if head[4:8] == b"ftyp":  # the container of MP4 videos, too; its major brand and then the compatible ones
-        brands = {head[start : start + 4] for start in (8, *range(16, min(len(head), int.from_bytes(head[:4], "big")), 4))}
-        return next((name for name, known in BRANDS.items() if brands & set(known)), None)
-    return None
-
-
-def _load_plugin(head: bytes) -> None:
-    """Let Pillow read the format of a file that begins so, if there is a plug-in for it; ImageError if it is not installed."""
-    name = plugin_format(head)
-    if name is None or name == "AVIF" and features.check("avif"):  # Pillow's wheels have it
+def _load_heic_plugin(head: bytes) -> None:
+    """Let Pillow read HEIC if a file begins like that; ImageError if the package for it is not installed."""
+    if head[4:8] != b"ftyp" or not any(brand in head for brand in HEIC):  # MP4 videos have the same container
         return
-    package, module = PLUGINS[name]
     try:
-        plugin = importlib.import_module(module)
+        importlib.import_module("pillow_heif").register_heif_opener()
     except ImportError as error:
-        raise ImageError(f"is a picture in the format {name} (to read it: pip install {package})") from error
-    if hasattr(plugin, "register_heif_opener"):  # the others register when imported
-        plugin.register_heif_opener()
+        raise ImageError("is a picture in the format HEIC (to read it: pip install pillow-heif)") from error
 
 
 def _decode(stream: IO[bytes], shorter_side: int | None, keep_alpha: bool) -> Image.Image:
@@ -188,7 +168,7 @@ def _to_8_bits(image: Image.Image) -> tuple[Image.Image, list[str]]:
     said = []
     if image.format == "PPM":  # Pillow applied the range that the file declares
         black, white = 0.0, 65535.0
-    elif low >= 0 and (image.mode != "F" or high > 1.25 and not (finite % 1).any()):
+    elif low >= 0 and (image.mode != "F" or high > 288 and not (finite % 1).any()):
         # Cameras of 10 to 14 bits leave the upper ones empty; multiples of 257 are 8 bits, spread
         bits = next(bits for bits in (8, 10, 12, 14, 16, 24, 32, 1024) if high < 2.0**bits)
         bits = 16 if bits < 16 and high > 255 and not (finite % 257).any() else bits
@@ -196,7 +176,7 @@ def _to_8_bits(image: Image.Image) -> tuple[Image.Image, list[str]]:
         said = [f"of {bits} bits in a format of more"] if 8 < bits < 16 else []
     elif high <= 1.25 and low >= -1.25:
         black, white = (-1.0 if low < -0.25 else 0.0), 1.0
-    elif low >= -64 and high <= 320:
+    elif low >= -32 and high <= 288:  # a filter may have overshot
         black, white = 0.0, 255.0
     else:
         black, white = low, high
@@ -242,6 +222,11 @@ def is_dark_or_flat(face: Image.Image) -> bool:
 def is_grey(image: Image.Image, limit: float = GREY) -> bool:
     """Whether a picture has no colours; JPEG leaves a trace of them in a grey one."""
     return bool(np.abs(np.diff(np.asarray(image.convert("RGB"), dtype=np.int16), axis=2)).mean() < limit)
+
+
+def digest(image: Image.Image) -> str:
+    """A fingerprint of an image's pixels, by which copies are known."""
+    return hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()[:16]
 
 
 # --- faces -------------------------------------------------------------------------------------------------------
@@ -305,14 +290,13 @@ def print_left_out(path: Path, reason: str) -> None:
 
 def walk_files(
     folder: str | os.PathLike,
-    without: str | os.PathLike | None = None,
+    without: str | os.PathLike | Iterable[str] = (),
     leave_out: Callable[[Path, str], None] = print_left_out,
 ) -> list[Path]:
     """All files below a folder, sorted; links are followed, but no folder is entered twice.
 
-    without: a folder that is not searched, such as the one that results go to.
-    leave_out: is called with every file or folder that is hidden, made by the operating system, or cannot be read, and the
-    reason.
+    without: folders that are not searched, or one, such as that of the results.
+    leave_out: is called with every file or folder that is hidden, made by the operating system, or cannot be read, and why.
     Raises UserError if `folder` itself cannot be read.
     """
 
@@ -321,7 +305,7 @@ def walk_files(
             raise UserError(f"the folder {error.filename} cannot be read ({error.strerror})") from error
         leave_out(Path(error.filename), f"cannot be read ({error.strerror})")
 
-    seen = {os.path.realpath(without)} if without else set()
+    seen = {os.path.realpath(path) for path in ([without] if isinstance(without, (str, os.PathLike)) else without)}
     files = []
     for parent, folders, names in os.walk(folder, onerror=fail, followlinks=True):
         if os.path.realpath(parent) in seen:

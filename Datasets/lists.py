@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from Datasets.images import PLUGIN_EXTENSIONS
 from utils import UserError, plural
 
 REMEDY = "make the lists with Datasets/make_csv.py, or name their folder with --data"
@@ -132,5 +131,5 @@ def _name_files(texts: Iterable[str], folder: str) -> bool:
 def _is_header(rows: pd.Series, folder: str) -> bool:
     """Whether the first row is a header: no file, and its ending is not that of pictures here."""
     first, *others = (os.path.splitext(row.strip())[1].lower() for row in rows)
-    picture = first in Image.registered_extensions() or first in PLUGIN_EXTENSIONS or (first and first in others)
+    picture = first in Image.registered_extensions() or first in (".heic", ".heif") or (first and first in others)
     return not picture and not os.path.isfile(full_path(rows.iloc[0], folder))

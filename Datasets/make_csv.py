@@ -10,10 +10,8 @@ left_out.csv beside the lists names them with the reason.
 """
 
 import argparse
-import hashlib
 import os
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, from any folder
-from Datasets.images import ImageError, Notes, load_image, notes, too_large, too_small, walk_files  # noqa: E402
+from Datasets.images import ImageError, Notes, digest, load_image, notes, too_large, too_small, walk_files  # noqa: E402
 from Datasets.lists import write_list  # noqa: E402
 from models import HR_SIZE, LR_SIZE  # noqa: E402
 from utils import Parser, UserError, plural, progress, run_script, thread_count  # noqa: E402
@@ -60,23 +58,14 @@ def find_files(options: argparse.Namespace) -> tuple[dict[str, list[str]], dict[
         for folder in folders:
             if not os.path.isdir(folder):
                 raise UserError(f"--{name.replace('_', '-')} {folder} is not a folder")
-            inner = every & set(_folders_within(folder, every))
+            outer = os.path.realpath(folder)
+            inner = {other for other in every if other != outer and Path(other).is_relative_to(outer)}
             for path in inner:
                 print(f"{path} is given by itself: its files are not taken for those of {folder}")
-            below = walk_files(folder, leave_out=lambda path, reason: left_out.update({os.path.abspath(path): reason}))
-            found.update(os.path.abspath(file) for file in below if not _is_within(file, inner))
+            below = walk_files(folder, inner, lambda path, reason: left_out.update({os.path.abspath(path): reason}))
+            found.update(map(os.path.abspath, below))
         files[name] = sorted(found)
     return files, left_out
-
-
-def _folders_within(folder: str, others: set[str]) -> Iterator[str]:
-    """Those of some folders, as real paths, that lie below another one."""
-    outer = os.path.realpath(folder)
-    return (other for other in others if other != outer and Path(other).is_relative_to(outer))
-
-
-def _is_within(file: Path, folders: set[str]) -> bool:
-    return bool(folders) and any(str(parent) in folders for parent in Path(os.path.realpath(file)).parents)
 
 
 def check_file(file: str, kind: str) -> tuple[str, tuple[str, ...]] | str:
@@ -93,8 +82,7 @@ def check_file(file: str, kind: str) -> tuple[str, tuple[str, ...]] | str:
         return str(error)
     if kind == "hr" and (reason := too_small(image)):
         return reason
-    digest = hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()
-    return digest, notes(image) + (too_large(image) if kind == "lr" else ())
+    return digest(image), notes(image) + (too_large(image) if kind == "lr" else ())
 
 
 def check_files(name: str, files: list[str], pool: ThreadPoolExecutor) -> tuple[dict[str, str], dict[str, str], Notes]:
@@ -122,9 +110,9 @@ def leave_out_copies(good: dict[str, dict[str, str]]) -> dict[str, str]:
     for kind in ("hr", "lr"):
         seen: dict[str, str] = {}
         for name in (f"{kind}_test", kind):
-            for file, digest in list(good[name].items()):
-                if seen.setdefault(digest, file) != file:
-                    copies[file] = f"is a copy of another picture ({seen[digest]})"
+            for file, key in list(good[name].items()):
+                if seen.setdefault(key, file) != file:
+                    copies[file] = f"is a copy of another picture ({seen[key]})"
                     del good[name][file]
     return copies
 
@@ -166,8 +154,8 @@ def make_lists(good: dict[str, dict[str, str]], options: argparse.Namespace) -> 
         if not getattr(options, f"{kind}_test"):
             train, test = split(train, options.test_fraction, np.random.default_rng([options.seed, kind == "lr"]))
         lists |= {f"{kind.upper()}_train": train, f"{kind.upper()}_test": test}
-    hr, lr = ({digest: file for name in (kind, f"{kind}_test") for file, digest in good[name].items()} for kind in ("hr", "lr"))
-    if shared := [hr[digest] for digest in hr.keys() & lr.keys()]:
+    hr, lr = ({key: file for name in (kind, f"{kind}_test") for file, key in good[name].items()} for kind in ("hr", "lr"))
+    if shared := [hr[key] for key in hr.keys() & lr.keys()]:
         print(f"warning: {plural(len(shared), 'image')} in HR and LR lists alike, such as {min(shared)}")
     return lists
 

@@ -11,7 +11,6 @@ used once. The faces of a photograph, of both kinds, are for training or for tes
 """
 
 import argparse
-import hashlib
 import json
 import os
 import re
@@ -27,17 +26,10 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, from any folder
 import utils  # noqa: E402
+from Datasets import images  # noqa: E402
 from Datasets.boxes import SCALE, Box, face_square, find_photographs, is_inside, read_boxes  # noqa: E402
 from Datasets.detectors import PACKAGES, Detect, detect_faces, find_detector  # noqa: E402
-from Datasets.images import (  # noqa: E402
-    ImageError,
-    is_dark_or_flat,
-    is_grey,
-    load_image,
-    prepare_hr,
-    prepare_lr,
-    walk_files,
-)  # fmt: skip
+from Datasets.images import ImageError, digest, is_dark_or_flat, load_image, walk_files  # noqa: E402
 from Datasets.lists import write_list  # noqa: E402
 from Datasets.public_sets import SETS, Source, read_set  # noqa: E402
 from models import HR_SIZE  # noqa: E402
@@ -135,10 +127,10 @@ def cut_picture(source: Source, image: Image.Image, options: argparse.Namespace)
     if source.size and image.size != source.size:
         expected = "x".join(map(str, source.size))
         return {"faces": [], "left_out": {f"not {expected} px as the set's own": 1}}
-    x, y, side = source.square(image.size)
+    x, y, side = source.square(*image.size)
     if side < HR_SIZE:
         return {"faces": [], "left_out": {"too small for an HR face": 1}}
-    if is_grey(image):
+    if images.is_grey(image):
         return {"faces": [], "left_out": {"grey": 1}}
     path = f"hr/{source.name}.png"
     save_face(cut_hr(image, (x, y, side), options.resize, options.crop), Path(options.out, path))
@@ -229,9 +221,9 @@ class Records:
         self.stream.write(f"\n{json.dumps(record)}")  # on a line of its own even after a truncated one
         self.stream.flush()
 
-    def add(self, source: Source, digest: str, result: dict) -> dict:
+    def add(self, source: Source, key: str, result: dict) -> dict:
         """Keep what came of a picture; returns it with the picture's digest."""
-        record = {"name": source.name, "stamp": _stamp(source), "boxes": source.boxes, "digest": digest, **result}
+        record = {"name": source.name, "stamp": _stamp(source), "boxes": source.boxes, "digest": key, **result}
         self._write(record)
         return record
 
@@ -284,11 +276,10 @@ def cut_source(
     except ImageError as error:
         tqdm.write(f"skipped: {source.path} {error}", file=sys.stderr)
         return {"faces": [], "left_out": {str(error).partition(" (")[0]: 1}}
-    digest = hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()[:16]
-    if digest in seen:
+    if digest(image) in seen:
         return duplicate
     cut = cut_photograph(source, image, detect, options) if source.kind == "photograph" else cut_picture(source, image, options)
-    return records.add(source, digest, cut)
+    return records.add(source, digest(image), cut)
 
 
 # --- what is written beside the faces ----------------------------------------------------------------------------
@@ -346,7 +337,7 @@ def write_outputs(table: pd.DataFrame, options: argparse.Namespace) -> None:
             else:
                 set_aside(out / f"{kind}_{split}.csv")
         prepared = [
-            prepare_hr(face, options.resize, options.crop) if kind == "HR" else prepare_lr(face)
+            images.prepare_hr(face, options.resize, options.crop) if kind == "HR" else images.prepare_lr(face)
             for face in (load_image(out / path) for path in faces["path"][:SHEET_FACES])
         ]
         if prepared:
