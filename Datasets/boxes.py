@@ -1,22 +1,27 @@
-"""Boxes around faces in photographs: files of boxes, the square to cut, and overlaps."""
+"""Boxes around faces in photographs: files of boxes, and the square to cut.
 
+A box is in px of the photograph as it is seen, upright: after its EXIF orientation was applied.
+"""
+
+import csv
+import io
 import math
+import os
 from pathlib import Path
 from typing import NamedTuple
 
-import pandas as pd
-
+from Datasets.lists import SEPARATORS, full_path
 from utils import UserError
 
 SCALE = 1.2  # side of the square around a face, in heights of the face
 WIDER_ATTRIBUTES = ("blur", "expression", "illumination", "invalid", "occlusion", "pose")  # the set's readme.txt
-BOX_COLUMNS = ["x", "y", "w", "h"]
+COLUMNS = ("x", "y", "w", "h")
 
 
 class Box(NamedTuple):
     """A face in a photograph, in px: left and top edge, width and height; the detector's score in 0..1.
 
-    reason: why the annotation says that this face should not be used, or "".
+    reason: why the annotation says that this face should not be used, or ""; hr_reason: not as an HR face.
     """
 
     x: float
@@ -25,6 +30,7 @@ class Box(NamedTuple):
     h: float
     score: float = 1.0
     reason: str = ""
+    hr_reason: str = ""
 
     @property
     def size(self) -> float:
@@ -44,30 +50,14 @@ def is_inside(square: tuple[int, int, int], size: tuple[int, int]) -> bool:
     return left >= 0 and top >= 0 and left + side <= size[0] and top + side <= size[1]
 
 
-def overlap(a: Box, b: Box) -> float:
-    """Intersection over the smaller of the two areas, 0..1: 1 for a box within the other."""
-    width = min(a.x + a.w, b.x + b.w) - max(a.x, b.x)
-    height = min(a.y + a.h, b.y + b.h) - max(a.y, b.y)
-    return max(width, 0) * max(height, 0) / max(min(a.w * a.h, b.w * b.h), 1e-9)
-
-
-def suppress(boxes: list[Box], limit: float = 0.5) -> list[Box]:
-    """Non-maximum suppression: of boxes that overlap by more than `limit`, the one with the best score; from the top down."""
-    kept: list[Box] = []
-    for box in sorted(boxes, key=lambda box: -box.score):
-        if all(overlap(box, other) <= limit for other in kept):
-            kept.append(box)
-    return sorted(kept, key=lambda box: (box.y, box.x))
-
-
 # --- files -------------------------------------------------------------------------------------------------------
 
 
 def read_boxes(path: Path) -> dict[str, list[Box]]:
     """Read boxes as photograph's path, as written in the file -> its boxes; a photograph without faces has none.
 
-    A .csv file has the columns path (or photograph), x, y, w, h and perhaps score, as the faces.csv of make_faces.py; any
-    other file is read as Wider Face's annotation. Raises UserError with file, line and remedy.
+    A .csv file has the columns path (or photograph), x, y, w, h and perhaps score, between commas, semicolons or tabs;
+    any other file is read as Wider Face's annotation. Raises UserError with file, line and remedy.
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
@@ -75,37 +65,66 @@ def read_boxes(path: Path) -> dict[str, list[Box]]:
         raise UserError(f"{path} is missing: name a file of boxes with --boxes") from error
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is not a readable UTF-8 file of boxes ({error})") from error
-    boxes = _read_table(path) if Path(path).suffix.lower() == ".csv" else _read_wider(path, text.splitlines())
+    try:
+        boxes = _read_table(path, text) if Path(path).suffix.lower() == ".csv" else _read_wider(path, text.splitlines())
+    except csv.Error as error:
+        raise UserError(f"{path} is not a table of boxes ({error}): it needs a header with path,x,y,w,h") from error
     if not boxes:
         raise UserError(f"{path} has no boxes: it needs Wider Face's layout, or a CSV file with path,x,y,w,h")
     return boxes
 
 
-def _read_table(path: Path) -> dict[str, list[Box]]:
+def find_photographs(boxes: dict[str, list[Box]], folder: Path) -> tuple[dict[str, list[Box]], list[str]]:
+    """Where the photographs of `read_boxes` are: absolute path -> boxes; and the names that lead to no file.
+
+    Names follow the rules of lists: relative to the folder, with ~ and Windows' backslashes.
+    """
+    known: dict[str, list[Box]] = {}
+    missing = []
+    for name, found in boxes.items():
+        path = os.path.abspath(full_path(name, os.path.abspath(folder)))
+        if os.path.isfile(path):
+            known.setdefault(path, []).extend(found)
+        else:
+            missing.append(name)
+    return known, missing
+
+
+def _read_table(path: Path, text: str) -> dict[str, list[Box]]:
     """Boxes of a CSV file with a header."""
-    try:
-        table = pd.read_csv(path, encoding="utf-8-sig", dtype=str, na_filter=False, skipinitialspace=True)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise UserError(f"{path} is not a table of boxes ({error}): it needs a header with path,x,y,w,h") from error
-    photograph = "photograph" if "photograph" in table else "path"
-    missing = [column for column in (photograph, *BOX_COLUMNS) if column not in table]
+    header = text.partition("\n")[0]
+    separator = max(SEPARATORS, key=header.count)
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)
+    columns = reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
+    photograph = "photograph" if "photograph" in columns else "path"
+    missing = [column for column in (photograph, *COLUMNS) if column not in columns]
     if missing:
         raise UserError(f"{path} has no column {missing[0]}: it needs a header with path,x,y,w,h, and perhaps score")
     boxes: dict[str, list[Box]] = {}
-    scores = table["score"] if "score" in table else ["1"] * len(table)
-    for row, (name, score, *values) in enumerate(zip(table[photograph], scores, *(table[c] for c in BOX_COLUMNS)), start=2):
-        boxes.setdefault(name, []).append(_make_box([*values, score or "1"], path, row))
+    for row in reader:
+        values = [row[column] or "" for column in COLUMNS] + [row.get("score") or "1"]
+        if separator == ";":  # such tables are often written with decimal commas
+            values = [value.replace(",", ".") for value in values]
+        box = _make_box(values, path, reader.line_num)
+        if box.w <= 0 or box.h <= 0:
+            raise UserError(f"{path}, line {reader.line_num}: a face of {values[2]} x {values[3]} px has no size: fix the line")
+        boxes.setdefault(row[photograph] or "", []).append(box)
+    if boxes and all(box.size <= 1 for found in boxes.values() for box in found):
+        raise UserError(
+            f"{path} has fractions of the photographs' sides, as YOLO writes them: x,y,w,h must be px, x and y those of the"
+            " left upper corner (a centre less half of w and h)"
+        )
     return boxes
 
 
 def _make_box(values: list[str], path: Path, row: int) -> Box:
-    """A box of four or five texts x, y, w, h, score; raises UserError unless they are finite and of a positive size."""
+    """A box of four or five texts x, y, w, h, score; raises UserError unless they are finite and not negative sizes."""
     try:
         box = Box(*(float(value) for value in values))
     except ValueError as error:
         raise UserError(f"{path}, line {row}: {' '.join(values)!r} should be the numbers x y w h: fix the line") from error
-    if not all(math.isfinite(value) for value in box[:5]):
-        raise UserError(f"{path}, line {row}: the box {' '.join(values[:4])} is not finite: fix the line")
+    if not all(math.isfinite(value) for value in box[:5]) or box.w < 0 or box.h < 0:
+        raise UserError(f"{path}, line {row}: the box {' '.join(values[:4])} is not finite, or of negative size: fix the line")
     return box
 
 
@@ -141,6 +160,8 @@ def _wider_box(values: list[str], path: Path, line: int) -> Box:
     if len(values) not in (4, 10):
         raise UserError(f"{path}, line {line}: expected x y w h and perhaps six attributes, found {' '.join(values)!r}")
     box = _make_box(values[:4], path, line)
+    if not box.w or not box.h:  # the set itself has a few
+        return box._replace(w=0.0, h=0.0, reason="without a size in the annotation")
     attributes = dict(zip(WIDER_ATTRIBUTES, values[4:]))
     if attributes and (attributes["invalid"] not in "01" or attributes["pose"] not in "01"):
         raise UserError(
@@ -149,4 +170,6 @@ def _wider_box(values: list[str], path: Path, line: int) -> Box:
         )
     if attributes.get("invalid") == "1":
         return box._replace(reason="invalid in the annotation")
-    return box._replace(reason="heavily occluded in the annotation") if attributes.get("occlusion") == "2" else box
+    if attributes.get("occlusion") == "2":
+        return box._replace(reason="heavily occluded in the annotation")
+    return box._replace(hr_reason="heavily blurred in the annotation") if attributes.get("blur") == "2" else box

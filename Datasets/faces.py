@@ -5,17 +5,20 @@ Every listed file is decoded once, before training starts, into an array of 8-bi
 memory-mapped arrays.
 """
 
+import contextlib
+import errno
 import functools
 import glob
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import stat
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePath
-from typing import IO
 
 import numpy as np
 import pandas as pd
@@ -24,17 +27,19 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from Datasets import formats, images, shared_files
+from Datasets import images
 from Datasets.images import DamagedImageError, ImageError
 from Datasets.lists import read_list
 from models import HR_SIZE, LR_SIZE
 from utils import UserError, plural, progress, thread_count
 
 BAD_FILES_LIMIT = 0.01  # the share of a list's files that may fail to decode
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 SHOWN_ROWS = 10  # of the rows with a problem, in a message; a table has them all
+ZEROS = 1 << 20  # bytes that are written at a time to reserve a file's space
 BLOCK = 4096  # files that are checked or decoded at a time
 ATTEMPTS = 3  # to read faces that were just prepared
+ABANDONED = 24 * 3600  # seconds after which a temporary file is taken for that of a killed process
 
 # --- one row -----------------------------------------------------------------------------------------------------
 
@@ -47,9 +52,9 @@ def row_bytes(kind: str) -> int:
     return sum(3 * side * side for side in ROW_SIDES[kind])
 
 
-def pack_row(pictures: tuple[Image.Image, ...]) -> np.ndarray:
-    """The pictures of one face, RGB -> its prepared row, uint8 [bytes]."""
-    return np.concatenate([np.asarray(picture).reshape(-1) for picture in pictures])
+def pack_row(pictures: tuple[Image.Image, ...]) -> bytes:
+    """The pictures of one face, RGB -> its prepared row."""
+    return b"".join(picture.tobytes() for picture in pictures)
 
 
 def unpack_rows(rows: Tensor, kind: str) -> tuple[Tensor, ...]:
@@ -71,23 +76,18 @@ def unpack_rows(rows: Tensor, kind: str) -> tuple[Tensor, ...]:
 class PreparedFaces:
     """One list's faces as 8-bit rows in a file: HR faces y with their clean LR faces x_c, or x_r.
 
-    The file is held as long as this object lives, so that no other program removes it. A worker
-    process that is handed this object opens the file itself.
+    The file may be removed while this object lives: its rows stay readable here. A worker process that is handed this
+    object opens the file itself.
     """
 
     def __init__(self, path: Path, kind: str) -> None:
         """kind: "HR" or "LR". Raises FileNotFoundError for a file that is missing or truncated."""
         self.path = Path(path)
         self.kind = kind
-        self._stream: IO[bytes] | None = None
-        self._rows = self._open()
-
-    def _open(self) -> np.ndarray:
-        self._stream = shared_files.open_to_read(self.path)
-        size = os.fstat(self._stream.fileno()).st_size if self._stream else 0
-        if not size or size % row_bytes(self.kind):
-            raise FileNotFoundError(f"{self.path}: no prepared {self.kind} faces")
-        return np.memmap(self._stream, np.uint8, "r").reshape(-1, row_bytes(self.kind))
+        try:
+            self._rows = np.memmap(self.path, np.uint8, "r").reshape(-1, row_bytes(kind))
+        except (ValueError, NotADirectoryError) as error:  # ValueError: empty, or no whole number of rows
+            raise FileNotFoundError(f"{self.path}: no prepared {kind} faces") from error
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -96,11 +96,8 @@ class PreparedFaces:
         """Bytes of all rows together."""
         return self._rows.nbytes
 
-    def __getstate__(self) -> dict:
-        return {"path": self.path, "kind": self.kind}
-
-    def __setstate__(self, state: dict) -> None:
-        self.__init__(**state)
+    def __reduce__(self) -> tuple:
+        return PreparedFaces, (self.path, self.kind)
 
     def __getitem__(self, indices) -> tuple[Tensor, ...]:
         """HR: (y uint8 [N, 3, 64, 64], x_c uint8 [N, 3, 16, 16]); LR: (x_r uint8 [N, 3, 16, 16],)."""
@@ -113,8 +110,8 @@ class ResidentFaces:
     def __init__(self, faces: PreparedFaces, device: torch.device) -> None:
         self.kind = faces.kind
         self._rows = torch.empty(len(faces), row_bytes(self.kind), dtype=torch.uint8, device=device)
-        for start in range(0, len(faces), 4096):
-            rows = np.array(faces._rows[start : start + 4096])
+        for start in range(0, len(faces), BLOCK):
+            rows = np.array(faces._rows[start : start + BLOCK])
             self._rows[start : start + len(rows)] = torch.from_numpy(rows)
 
     def __len__(self) -> int:
@@ -144,35 +141,30 @@ def prepare_faces(path: Path, kind: str, cache: Path, resize: int = 100, crop: i
     decode. Fewer are reported and left out, as are files such as ._name.png, which macOS writes.
     """
     path, cache = Path(path), Path(cache)
+    rows = read_list(path)
+    files = rows.drop_duplicates()
+    decode = functools.partial(_decode, kind=kind, resize=resize, crop=crop)
     with ThreadPoolExecutor(thread_count()) as pool:
-        rows = read_list(path)
-        states = _check_files(pool, path, rows, cache)
+        states = [state for block in _blocks(files) for state in pool.map(_stat, block)]
+        missing = {row: f"cannot be read ({state})" for row, state in zip(files.index, states) if isinstance(state, str)}
+        if missing:
+            _refuse(path, missing, files, cache)
         name, key = _cache_names(path, rows, states, kind, resize, crop)
         target = cache / f"{name}-{key}.faces"
         for _ in range(ATTEMPTS):
             try:
                 return PreparedFaces(target, kind)
             except FileNotFoundError:  # not prepared yet, or removed since then by another program
-                for note in _write_faces(pool, path, rows, target, kind, resize, crop):
-                    print(note, flush=True)
-                shared_files.remove_unused(cache, f"{glob.escape(name)}-*.faces", keep=target)
+                for line in _write_faces(pool, path, rows, target, decode):
+                    print(line, flush=True)
+                _remove_old(cache, name, target)
     raise UserError(f"the prepared faces {target} vanish as soon as they are written: name another folder with --cache")
-
-
-def _check_files(pool: ThreadPoolExecutor, path: Path, rows: pd.Series, cache: Path) -> list[tuple[int, int]]:
-    """Step 1: the size and time of every file of a list; UserError if any cannot be read."""
-    files = rows.drop_duplicates()
-    states = [state for block in _blocks(files) for state in pool.map(_stat, block)]
-    missing = {row: f"cannot be read ({state})" for row, state in zip(files.index, states) if isinstance(state, str)}
-    if missing:
-        _refuse(path, missing, files, cache)
-    return states
 
 
 def _cache_names(
     path: Path, rows: pd.Series, states: list[tuple[int, int]], kind: str, resize: int, crop: int
 ) -> tuple[str, str]:
-    """Step 2: the prepared file's name, of the list's place and the framing, and its content's key.
+    """The prepared file's name, of the list's place and the framing, and its content's key.
 
     Each framing has a file of its own. Real LR faces do not depend on it. Several data folders can
     share a cache.
@@ -185,94 +177,95 @@ def _cache_names(
     return "-".join([path.stem, place, *map(str, framing)]), key.hexdigest()[:24]
 
 
-def _write_faces(
-    pool: ThreadPoolExecutor, path: Path, rows: pd.Series, target: Path, kind: str, resize: int, crop: int
-) -> list[str]:
-    """Steps 3 and 4: decode the files into a new prepared file; returns what there is to say."""
-    files, cache, size = rows.drop_duplicates(), target.parent, len(rows) * row_bytes(kind)
+def _remove_old(cache: Path, name: str, target: Path) -> None:
+    """Remove the faces of earlier states of a list, and temporary files of processes that were killed."""
+    old = [file for file in cache.glob(f"{glob.escape(name)}-*.faces") if file != target]
+    for file in [*old, *cache.glob("*.faces.*.tmp")]:
+        with contextlib.suppress(OSError):  # another program was faster, or (on Windows) reads the file
+            if file.suffix == ".faces" or time.time() - file.stat().st_mtime > ABANDONED:
+                file.unlink()
+
+
+def _write_faces(pool: ThreadPoolExecutor, path: Path, rows: pd.Series, target: Path, decode: Callable) -> list[str]:
+    """Decode the files of a list into a new prepared file; returns what there is to say."""
+    files, cache, kind = rows.drop_duplicates(), target.parent, decode.keywords["kind"]
+    size = len(rows) * row_bytes(kind)
+    temporary = target.with_name(f"{target.name}.{secrets.token_hex(4)}.tmp")
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        shared_files.remove_unused(cache, "*.faces.*.tmp")  # of processes that were killed
-        with shared_files.create(target, size) as temporary:
-            faces = np.memmap(temporary, np.uint8, "r+", shape=(len(rows), row_bytes(kind)))
-            decode = functools.partial(_decode, kind=kind, resize=resize, crop=crop)
-            bad, enlarged = _decode_files(pool, path.name, rows, faces, decode)
-            notes = _judge(path, bad, files, cache)
-            length = _close_gaps(faces, ~rows.isin(files[list(bad)]).to_numpy())
+        if shutil.disk_usage(cache).free < size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        with open(temporary, "wb+") as stream:
+            for start in range(0, size, ZEROS):  # a write through a map to a full disk would end the process
+                stream.write(bytes(min(ZEROS, size - start)))
+            stream.flush()
+            faces = np.memmap(stream, np.uint8, "r+", shape=(len(rows), row_bytes(kind)))
+            bad, said = _decode_files(pool, path.name, rows, faces, decode)
+            lines = _judge(path, bad, files, cache)
+            kept = np.flatnonzero(~rows.isin(files[list(bad)]))
+            for start in range(0, len(kept) if bad else 0, BLOCK):
+                chosen = kept[start : start + BLOCK]
+                faces[start : start + len(chosen)] = faces[chosen]  # a copy first; rows only move forward
             faces.flush()
             del faces
-            os.truncate(temporary, length * row_bytes(kind))
+            stream.truncate(len(kept) * row_bytes(kind))
+            os.fsync(stream.fileno())
+        os.replace(temporary, target)
     except OSError as error:
         folder = next(folder for folder in [cache, *cache.absolute().parents] if folder.exists())
         raise UserError(
             f"cannot write prepared faces to {cache} ({error.strerror or error}): those of {path.name} take {size:,} bytes, "
             f"{shutil.disk_usage(folder).free:,} are free. Free some space, or name another folder with --cache"
         ) from error
-    if enlarged:
-        notes.append(
-            f"{path}: {len(enlarged)} of {plural(len(files), 'image')} under --resize {resize} px, such as {min(enlarged)}. "
-            f"Enlarged targets are blurred; for tightly cropped faces use --resize {HR_SIZE}"
-        )
-    return notes
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    return lines + said.lines()
 
 
-def _decode(file: str, kind: str, resize: int, crop: int) -> tuple[np.ndarray | str | ImageError, bool]:
-    """The prepared row of a file, or why not; and whether its image is smaller than --resize."""
+def _decode(file: str, kind: str, resize: int, crop: int) -> tuple[bytes | str | ImageError, tuple[str, ...]]:
+    """The prepared row of a file, or why not; and the notes on its image."""
     try:
         image = images.load_image(file, resize if kind == "HR" else LR_SIZE)
     except ImageError as error:
-        return error, False
+        return error, ()
     if kind == "LR":
-        return pack_row((images.prepare_lr(image),)), False
-    return images.too_small(image) or pack_row(images.prepare_pair(image, resize, crop)), min(image.size) < resize
+        return pack_row((images.prepare_lr(image),)), images.notes(image) + images.too_large(image)
+    if reason := images.too_small(image):
+        return reason, ()
+    small = f"under --resize {resize} px: enlarged targets are blurred; for tightly cropped faces use --resize {HR_SIZE}"
+    return pack_row(images.prepare_pair(image, resize, crop)), images.notes(image) + (small,) * (min(image.size) < resize)
 
 
 def _decode_files(
-    pool: ThreadPoolExecutor, title: str, rows: pd.Series, faces: np.ndarray, decode: Callable[[str], tuple]
-) -> tuple[dict[int, str | ImageError], list[str]]:
-    """Step 3: decode each file once into all its rows.
-
-    Returns the rows that are bad, with the reasons, and the files that were enlarged.
-    """
+    pool: ThreadPoolExecutor, title: str, rows: pd.Series, faces: np.ndarray, decode: Callable
+) -> tuple[dict[int, str | ImageError], images.Notes]:
+    """Decode each file once into all its rows; returns the rows that are bad, with the reasons, and the notes."""
     files = rows.drop_duplicates()
     numbers = pd.factorize(rows)[0]
     places = np.split(np.argsort(numbers, kind="stable"), np.cumsum(np.bincount(numbers))[:-1])
-    bad: dict[int, str | ImageError] = {}
-    enlarged: list[str] = []
+    bad, said = {}, images.Notes()
     with progress(desc=f"preparing {title}", total=len(files), unit="image", leave=False) as bar:
         results = (result for block in _blocks(files) for result in pool.map(decode, block))
-        for row, file, place, (face, small) in zip(files.index, files, places, results):
+        for row, file, place, (face, notes) in zip(files.index, files, places, results):
             bar.update()
-            if isinstance(face, np.ndarray):
-                faces[place] = face
-                enlarged += [file] if small else []
+            said.add(file, notes)
+            if isinstance(face, bytes):
+                faces[place] = np.frombuffer(face, np.uint8)
             else:
                 bad[row] = face
-    return bad, enlarged
-
-
-def _close_gaps(faces: np.ndarray, kept: np.ndarray) -> int:
-    """Step 4: move the kept rows to the front, in their order; returns how many there are."""
-    order = np.flatnonzero(kept)
-    if len(order) < len(faces):
-        for start in range(0, len(order), BLOCK):
-            chosen = order[start : start + BLOCK]
-            faces[start : start + len(chosen)] = faces[chosen]  # a copy first; rows only move forward
-    return len(order)
+    return bad, said
 
 
 def _judge(path: Path, bad: dict[int, str | ImageError], files: pd.Series, cache: Path) -> list[str]:
     """What to say of the files that are left out; UserError if they may not be, or are too many."""
-    system = {row for row in bad if formats.is_system_file(PurePath(files[row]).name) or "__MACOSX" in files[row]}
+    system = {row for row in bad if images.is_system_file(PurePath(files[row]).name) or "__MACOSX" in files[row]}
     damaged = {row for row, why in bad.items() if isinstance(why, DamagedImageError)} - system
     if len(bad) == len(files):
         _refuse(path, bad, files, cache)
     if len(damaged) + len(system) < len(bad) or len(damaged) > BAD_FILES_LIMIT * len(files):
         _refuse(path, {row: why for row, why in bad.items() if row not in system}, files, cache)
-    notes = [f"{path}, row {row}: {files[row]} {bad[row]}; it is left out" for row in list(bad)[:SHOWN_ROWS]]
-    if len(bad) > SHOWN_ROWS:
-        notes.append(f"... and {len(bad) - SHOWN_ROWS} more, all in {_write_table(path, bad, files, cache)}")
-    return notes
+    return _bad_rows(path, {row: f"{why}; it is left out" for row, why in bad.items()}, files, cache)
 
 
 def _stat(file: str) -> tuple[int, int] | str:
@@ -283,8 +276,6 @@ def _stat(file: str) -> tuple[int, int] | str:
             return "not a regular file"
         with open(file, "rb"):
             return status.st_size, status.st_mtime_ns
-    except FileNotFoundError:
-        return "no such file"
     except (OSError, ValueError) as error:
         return str(getattr(error, "strerror", None) or error)
 
@@ -296,24 +287,25 @@ def _blocks(files: pd.Series) -> Iterator[pd.Series]:
 
 def _refuse(path: Path, reasons: dict[int, str | ImageError], files: pd.Series, cache: Path) -> None:
     """Raise a UserError that names the first bad rows of a list and a table of all of them."""
-    lines = [f"{path}, row {row}: {files[row]} {why}" for row, why in list(reasons.items())[:SHOWN_ROWS]]
-    if len(reasons) > SHOWN_ROWS:
-        lines.append(f"... and {len(reasons) - SHOWN_ROWS} more, all in {_write_table(path, reasons, files, cache)}")
     total = f"{len(reasons)} of {plural(len(files), 'file')} cannot be used"
     remedy = "fix the files, or remove their rows from the list (Datasets/make_csv.py makes lists without such files)"
-    raise UserError("\n".join([*lines, f"{total}: {remedy}"]))
+    raise UserError("\n".join([*_bad_rows(path, reasons, files, cache), f"{total}: {remedy}"]))
 
 
-def _write_table(path: Path, reasons: dict[int, str | ImageError], files: pd.Series, cache: Path) -> str:
-    """Write all bad rows of a list to a table in the cache; returns where it is, or why it is not."""
+def _bad_rows(path: Path, reasons: dict[int, str | ImageError], files: pd.Series, cache: Path) -> list[str]:
+    """A line on each of the first bad rows of a list, and one that names a table with all of them, if they are many."""
+    lines = [f"{path}, row {row}: {files[row]} {why}" for row, why in list(reasons.items())[:SHOWN_ROWS]]
+    if len(reasons) <= SHOWN_ROWS:
+        return lines
     table = cache / f"{path.stem}_left_out.csv"
+    where = str(table)
     try:
         cache.mkdir(parents=True, exist_ok=True)
         rows = [(row, files[row].encode("utf-8", "backslashreplace").decode(), str(why)) for row, why in reasons.items()]
         pd.DataFrame(rows, columns=["row", "path", "reason"]).to_csv(table, index=False)
     except OSError as error:
-        return f"{table}, which could not be written ({error.strerror})"
-    return str(table)
+        where = f"{table}, which could not be written ({error.strerror})"
+    return [*lines, f"... and {len(reasons) - SHOWN_ROWS} more, all in {where}"]
 
 
 # --- batches -----------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 The detector sees each LR face with half its side of margin around it. What counts is the median over
 the faces that it finds, of height and centre of their boxes. Limits and how often they are right, for
-medians of 8 faces out of ../shared (1,000 of LFW, 951 of Wider Face, every 7th and 4th):
+medians of 8 faces (1,000 of LFW, 951 of Wider Face, every 7th and 4th):
 
     as in training             height 0.84 to 0.95 of the side (LFW), 0.65 to 0.85 (Wider Face):
                                no false alarm in 300 draws
@@ -34,7 +34,7 @@ def find_face(face: Image.Image, detect: Detect) -> Box | None:
     found = detect(Image.fromarray(padded).resize((SEEN, SEEN), Image.Resampling.BICUBIC))
     if not found:
         return None
-    x, y, w, h, score, _ = max(found, key=lambda box: box.score)
+    x, y, w, h, score = max(found, key=lambda box: box.score)[:5]
     unit = 2 / SEEN  # the margin doubles the side
     return Box(x * unit - 0.5, y * unit - 0.5, w * unit, h * unit, score)
 

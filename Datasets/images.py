@@ -1,41 +1,40 @@
 """One image: from any file that Pillow reads to an HR face, its clean LR face, or a real LR face."""
 
 import contextlib
+import functools
+import hashlib
+import importlib
 import io
 import os
 import stat
 import sys
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError
 
-from Datasets import formats
 from models import HR_SIZE, LR_SIZE
-from utils import UserError
+from utils import UserError, plural
 
-# Pillow only warns about pictures of over 89 million pixels; decoding one would take up to a
-# gigabyte
+# Pillow only warns about pictures of over 89 million pixels; decoding one would take up to a gigabyte
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+PngImagePlugin.MAX_TEXT_CHUNK = 64 << 20  # colour profiles of printers have several MB
 
 DRAFT_PIXELS = 4_000_000  # JPEG files of more pixels are decoded at a reduced size
 DRAFT_MARGIN = 4  # a reduced size is at least so many times the one that is asked for
 HUGE_PIXELS = 16_000_000  # of pictures with more pixels, as decoded, two at a time are in memory
 _huge = threading.Semaphore(2)
-EXIF_ORIENTATION = 0x0112
-UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+LARGE = 2 * LR_SIZE  # px of shorter side; a larger LR picture loses much of its detail
+DARKEST, FLATTEST = 25, 18  # mean and standard deviation of the grey values, 0..255, that a real LR face must have
+BLACK, BLANK = 16, 2  # the largest grey value, and standard deviation, of a picture that shows nothing
+GREY = 2.0  # mean difference of neighbouring colour channels, 0..255, under which a face is grey; LFW's others have 2.6
+
+HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # the container's brands
+SYSTEM_NAMES = {"thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"}
 
 
 class ImageError(Exception):
@@ -46,25 +45,33 @@ class DamagedImageError(ImageError):
     """A file that begins like an image but does not decode: truncated, corrupt or too large."""
 
 
-def load_image(path: str | os.PathLike, shorter_side: int | None = None) -> Image.Image:
-    """Decode any file that Pillow reads to 8-bit RGB: its first frame, upright, alpha on black.
+# --- decoding ----------------------------------------------------------------------------------------------------
 
-    The format is told by the content, not by the name. 16-bit greys are scaled to 8 bits;
-    floating-point images are taken to be in [0, 1] if no value exceeds 1, else in [0, 255].
-    Metadata that is damaged is left out: the pixels count.
 
-    shorter_side: px that the caller will reduce the shorter side to. A JPEG file of over 4
-    megapixels is then decoded at 1/2, 1/4 or 1/8 of its size, and what has over 16 megapixels is
-    reduced by a whole number, but never to under 4 times that many px. Smaller images are returned
-    as they are.
-    Raises ImageError with the reason for what is not an image, and DamagedImageError for what does
-    not decode.
+def load_image(path: str | os.PathLike, shorter_side: int | None = None, keep_alpha: bool = False) -> Image.Image:
+    """Decode any file that Pillow reads to 8-bit sRGB: its first frame, upright, without transparency.
+
+    The format is told by the content, not by the name. Colours are converted from the profile that the file has. Values of
+    other than 8 bits are scaled by the range that they are in. Parts that are transparent become black; where all of a
+    picture is, in part or wholly, its colours are taken. `notes` says what was done.
+
+    shorter_side: px that the caller will reduce the shorter side to. A JPEG file of over 4 megapixels is then decoded at
+    1/2, 1/4 or 1/8 of its size, and what has over 16 megapixels is reduced by a whole number, but never to under 4 times
+    that many px. Smaller images are returned as they are.
+    keep_alpha: return RGBA, with the colours under the transparency, for a picture that has some and is not invisible.
+    Raises ImageError with the reason for what is not an image, and DamagedImageError for what does not decode.
     """
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
             raise ImageError("is not a regular file")
         with open(path, "rb") as stream:
-            return _decode_despite_metadata(stream, shorter_side)
+            try:
+                return _decode(stream, shorter_side, keep_alpha)
+            except UnidentifiedImageError:
+                stream.seek(0)
+                _load_heic_plugin(stream.read(64))
+                stream.seek(0)
+                return _decode(stream, shorter_side, keep_alpha)
     except ImageError:
         raise
     except UnidentifiedImageError as error:
@@ -75,32 +82,17 @@ def load_image(path: str | os.PathLike, shorter_side: int | None = None) -> Imag
         raise DamagedImageError(f"does not decode ({type(error).__name__}: {error})") from error
 
 
-def _decode_despite_metadata(stream: IO[bytes], shorter_side: int | None) -> Image.Image:
-    """_decode; with a plug-in if the format needs one, without the metadata if that is what fails."""
+def _load_heic_plugin(head: bytes) -> None:
+    """Let Pillow read HEIC if a file begins like that; ImageError if the package for it is not installed."""
+    if head[4:8] != b"ftyp" or not any(brand in head for brand in HEIC):  # MP4 videos have the same container
+        return
     try:
-        return _decode(stream, shorter_side)
-    except (Image.DecompressionBombWarning, MemoryError):
-        raise
-    except Exception as error:
-        stream.seek(0)
-        name = formats.plugin_format(stream.read(64)) if isinstance(error, UnidentifiedImageError) else None
-        stream.seek(0)
-        if name:
-            if not formats.load_plugin(name):
-                package = formats.PLUGINS[name][0]
-                raise ImageError(f"is a picture in the format {name} (to read it: pip install {package})") from error
-            try:
-                return _decode(stream, shorter_side)
-            except UnidentifiedImageError:
-                raise DamagedImageError(f"does not decode (it begins like a picture in the format {name})") from error
-        stripped = formats.without_metadata(stream.read())
-        if stripped:
-            with contextlib.suppress(Exception):  # the first error says what is wrong with the file as it is
-                return _decode(io.BytesIO(stripped), shorter_side)
-        raise
+        importlib.import_module("pillow_heif").register_heif_opener()
+    except ImportError as error:
+        raise ImageError("is a picture in the format HEIC (to read it: pip install pillow-heif)") from error
 
 
-def _decode(stream: IO[bytes], shorter_side: int | None) -> Image.Image:
+def _decode(stream: IO[bytes], shorter_side: int | None, keep_alpha: bool) -> Image.Image:
     """Decode an open file as load_image describes it; raises whatever Pillow raises."""
     with Image.open(stream) as image:
         if shorter_side and image.format in ("JPEG", "MPO") and image.width * image.height > DRAFT_PIXELS:
@@ -109,28 +101,132 @@ def _decode(stream: IO[bytes], shorter_side: int | None) -> Image.Image:
         with _huge if huge else contextlib.nullcontext():
             image.load()
             with contextlib.suppress(Exception):  # EXIF that cannot be read tells no orientation
-                orientation = image.getexif().get(EXIF_ORIENTATION)
-                if orientation in UPRIGHT:
-                    image = image.transpose(UPRIGHT[orientation])
-            image = _to_rgb(image)
+                ImageOps.exif_transpose(image, in_place=True)
+            image = _to_srgb(image, keep_alpha)
             if huge and shorter_side:
                 image = image.reduce(max(1, min(image.size) // (DRAFT_MARGIN * shorter_side)))
             return image
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """A decoded image of any mode -> 8-bit RGB."""
+def _to_srgb(image: Image.Image, keep_alpha: bool) -> Image.Image:
+    """A decoded image of any mode -> 8-bit sRGB, with the notes alone as its info."""
+    said, profile = [], image.info.get("icc_profile")
     if image.mode.startswith(("I", "F")):
-        values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-        if image.mode == "F":
-            values = values * (255 if values.max() <= 1 else 1)
-        elif image.mode.startswith("I;16") or values.max() > 255:
-            values = values / 257
-        image = Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
-    if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
+        image, said = _to_8_bits(image)
+    alpha = None
+    if image.has_transparency_data:
         image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
-    return image.convert("RGB")
+        alpha = image.getchannel("A")
+    image = _apply_profile(image, profile) if profile else image.convert("RGB")
+    image.info = {}
+    if alpha and alpha.getextrema() != (255, 255):
+        least, most = alpha.getextrema()
+        if keep_alpha and most:
+            image.putalpha(alpha)
+            said.append("with transparency")
+        elif least or not most:
+            said.append("transparent all over, of which the colours were taken")
+        else:
+            image = Image.composite(image, Image.new("RGB", image.size), alpha)
+            said.append("with transparent parts, which became black")
+    image.info["notes"] = tuple(said)
+    return image
+
+
+def _apply_profile(image: Image.Image, profile: bytes) -> Image.Image:
+    """An 8-bit image -> sRGB by its colour profile; a profile that is damaged or of another kind of image does not count."""
+    try:
+        space = ImageCms.ImageCmsProfile(io.BytesIO(profile)).profile.xcolor_space.strip()
+        mode = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}[space]
+        if (mode == "CMYK") != (image.mode == "CMYK"):
+            return image.convert("RGB")
+        transform = _transform(profile, mode)
+        return transform.apply(image.convert(mode)) if transform else image.convert("RGB")
+    except (ImageCms.PyCMSError, OSError, KeyError, ImportError):  # ImportError: a Pillow that was built without LittleCMS
+        return image.convert("RGB")
+
+
+@functools.lru_cache(maxsize=64)
+def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """From a profile's colours to sRGB's; None if that changes none by more than rounding: the profile is sRGB's."""
+    transform = ImageCms.buildTransform(
+        ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB"), mode, "RGB",
+        ImageCms.Intent.RELATIVE_COLORIMETRIC, ImageCms.Flags.BLACKPOINTCOMPENSATION,
+    )  # fmt: skip
+    if mode == "CMYK":
+        return transform
+    probe = Image.fromarray((51 * np.indices((6, 6, 6)).reshape(3, 12, 18).transpose(1, 2, 0)).astype(np.uint8)).convert(mode)
+    difference = np.asarray(transform.apply(probe), int) - np.asarray(probe.convert("RGB"), int)
+    return transform if np.abs(difference).max() > 2 else None
+
+
+def _to_8_bits(image: Image.Image) -> tuple[Image.Image, list[str]]:
+    """A grey image of integers or floating point -> 8 bits, and a note where its range was guessed."""
+    values = np.asarray(image, dtype=np.float64)
+    finite = values[np.isfinite(values)]
+    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
+    said = []
+    if image.format == "PPM":  # Pillow applied the range that the file declares
+        black, white = 0.0, 65535.0
+    elif low >= 0 and (image.mode != "F" or high > 288 and not (finite % 1).any()):
+        # Cameras of 10 to 14 bits leave the upper ones empty; multiples of 257 are 8 bits, spread
+        bits = next(bits for bits in (8, 10, 12, 14, 16, 24, 32, 1024) if high < 2.0**bits)
+        bits = 16 if bits < 16 and high > 255 and not (finite % 257).any() else bits
+        black, white = 0.0, 2.0**bits - 1
+        said = [f"of {bits} bits in a format of more"] if 8 < bits < 16 else []
+    elif high <= 1.25 and low >= -1.25:
+        black, white = (-1.0 if low < -0.25 else 0.0), 1.0
+    elif low >= -32 and high <= 288:  # a filter may have overshot
+        black, white = 0.0, 255.0
+    else:
+        black, white = low, high
+        said = ["of a range of its own, of which the least value became black and the greatest white"]
+    values = np.nan_to_num((values - black) * (255 / max(white - black, 1e-9)), nan=0.0)
+    return Image.fromarray(values.round().clip(0, 255).astype(np.uint8)), said
+
+
+# --- what there is to say ----------------------------------------------------------------------------------------
+
+
+def notes(image: Image.Image) -> tuple[str, ...]:
+    """What `load_image` did to an image that its user should know, and whether it shows anything; see `Notes`."""
+    grey = np.asarray(prepare_lr(image).convert("L"), dtype=float)
+    blank = grey.max() < BLACK or grey.std() < BLANK
+    return image.info.get("notes", ()) + (("black or flat",) if blank else ())
+
+
+class Notes:
+    """Notes on many images, each to be said once, with the number of images and an example."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, list[str]] = {}
+
+    def add(self, file: str | os.PathLike, said: Iterable[str]) -> None:
+        """Keep the notes of an image; a note goes on after "3 images ...", and after a colon says more."""
+        for note in said:
+            self.files.setdefault(note, []).append(os.fspath(file))
+
+    def lines(self) -> list[str]:
+        """The warnings, the most frequent first."""
+        ordered = sorted(self.files.items(), key=lambda item: -len(item[1]))
+        texts = [(plural(len(files), "image"), *note.partition(": "), files[0]) for note, files in ordered]
+        return [f"warning: {count} {what}, such as {file}{colon}{more}" for count, what, colon, more, file in texts]
+
+
+def is_dark_or_flat(face: Image.Image) -> bool:
+    """Whether an LR face shows too little to be one."""
+    grey = np.asarray(face.convert("L"), dtype=float)
+    return bool(grey.mean() < DARKEST or grey.std() < FLATTEST)
+
+
+def is_grey(image: Image.Image, limit: float = GREY) -> bool:
+    """Whether a picture has no colours; JPEG leaves a trace of them in a grey one."""
+    return bool(np.abs(np.diff(np.asarray(image.convert("RGB"), dtype=np.int16), axis=2)).mean() < limit)
+
+
+def digest(image: Image.Image) -> str:
+    """A fingerprint of an image's pixels, by which copies are known."""
+    return hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()[:16]
 
 
 # --- faces -------------------------------------------------------------------------------------------------------
@@ -169,7 +265,22 @@ def too_small(image: Image.Image) -> str | None:
     return f"is too small ({image.width}x{image.height} px; HR faces need a shorter side of at least {HR_SIZE} px)"
 
 
+def too_large(image: Image.Image) -> tuple[str, ...]:
+    """The note on an LR image that is no small face."""
+    if min(image.size) <= LARGE:
+        return ()
+    return (f"much larger than {LR_SIZE} px: reduced, they are clean, and teach that real LR faces are; take small ones",)
+
+
 # --- folders -----------------------------------------------------------------------------------------------------
+
+
+def is_system_file(name: str) -> bool:
+    """Whether a file or folder is hidden or was made by an operating system, by its name alone.
+
+    Such are ._name.png and __MACOSX (in every zip file made on a Mac), .DS_Store, Thumbs.db and .git.
+    """
+    return name.startswith(".") or name.lower() in SYSTEM_NAMES
 
 
 def print_left_out(path: Path, reason: str) -> None:
@@ -179,14 +290,13 @@ def print_left_out(path: Path, reason: str) -> None:
 
 def walk_files(
     folder: str | os.PathLike,
-    without: str | os.PathLike | None = None,
+    without: str | os.PathLike | Iterable[str] = (),
     leave_out: Callable[[Path, str], None] = print_left_out,
 ) -> list[Path]:
     """All files below a folder, sorted; links are followed, but no folder is entered twice.
 
-    without: a folder that is not searched, such as the one that results go to.
-    leave_out: is called with every file or folder that is hidden, made by the operating system, or
-    cannot be read, and the reason.
+    without: folders that are not searched, or one, such as that of the results.
+    leave_out: is called with every file or folder that is hidden, made by the operating system, or cannot be read, and why.
     Raises UserError if `folder` itself cannot be read.
     """
 
@@ -195,15 +305,15 @@ def walk_files(
             raise UserError(f"the folder {error.filename} cannot be read ({error.strerror})") from error
         leave_out(Path(error.filename), f"cannot be read ({error.strerror})")
 
-    seen = {os.path.realpath(without)} if without else set()
+    seen = {os.path.realpath(path) for path in ([without] if isinstance(without, (str, os.PathLike)) else without)}
     files = []
     for parent, folders, names in os.walk(folder, onerror=fail, followlinks=True):
         if os.path.realpath(parent) in seen:
             folders.clear()
             continue
         seen.add(os.path.realpath(parent))
-        for name in filter(formats.is_system_file, [*folders, *names]):
+        for name in filter(is_system_file, [*folders, *names]):
             leave_out(Path(parent, name), "is hidden or made by the operating system")
-        folders[:] = [name for name in folders if not formats.is_system_file(name)]
-        files += [Path(parent, name) for name in names if not formats.is_system_file(name)]
+        folders[:] = [name for name in folders if not is_system_file(name)]
+        files += [Path(parent, name) for name in names if not is_system_file(name)]
     return sorted(files)

@@ -5,14 +5,13 @@
 
 HR and LR folders are searched with their sub-folders and need not show the same people. Without
 --hr-test and --lr-test a random part of the images becomes the test lists. Every picture is
-decoded: what training would refuse is left out, and left_out.csv beside the lists names it with
-the reason.
+decoded: what training would refuse, and copies of a picture under another name, are left out, and
+left_out.csv beside the lists names them with the reason.
 """
 
 import argparse
 import os
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, from any folder
-from Datasets.images import ImageError, load_image, too_small, walk_files  # noqa: E402
+from Datasets.images import ImageError, Notes, digest, load_image, notes, too_large, too_small, walk_files  # noqa: E402
 from Datasets.lists import write_list  # noqa: E402
 from models import HR_SIZE, LR_SIZE  # noqa: E402
 from utils import Parser, UserError, plural, progress, run_script, thread_count  # noqa: E402
@@ -59,53 +58,67 @@ def find_files(options: argparse.Namespace) -> tuple[dict[str, list[str]], dict[
         for folder in folders:
             if not os.path.isdir(folder):
                 raise UserError(f"--{name.replace('_', '-')} {folder} is not a folder")
-            inner = every & set(_folders_within(folder, every))
+            outer = os.path.realpath(folder)
+            inner = {other for other in every if other != outer and Path(other).is_relative_to(outer)}
             for path in inner:
                 print(f"{path} is given by itself: its files are not taken for those of {folder}")
-            below = walk_files(folder, leave_out=lambda path, reason: left_out.update({os.path.abspath(path): reason}))
-            found.update(os.path.abspath(file) for file in below if not _is_within(file, inner))
+            below = walk_files(folder, inner, lambda path, reason: left_out.update({os.path.abspath(path): reason}))
+            found.update(map(os.path.abspath, below))
         files[name] = sorted(found)
     return files, left_out
 
 
-def _folders_within(folder: str, others: set[str]) -> Iterator[str]:
-    """Those of some folders, as real paths, that lie below another one."""
-    outer = os.path.realpath(folder)
-    return (other for other in others if other != outer and Path(other).is_relative_to(outer))
-
-
-def _is_within(file: Path, folders: set[str]) -> bool:
-    return bool(folders) and any(str(parent) in folders for parent in Path(os.path.realpath(file)).parents)
-
-
-def why_not(file: str, kind: str) -> str | None:
-    """Why training would refuse a file in its lists of kind "hr" or "lr"; None if it is good."""
+def check_file(file: str, kind: str) -> tuple[str, tuple[str, ...]] | str:
+    """(digest of the pixels, notes) of a file for the lists of kind "hr" or "lr", or why training would refuse it."""
     try:
         os.fsencode(file).decode("utf-8")
     except UnicodeDecodeError:
         return "has a name that is not UTF-8 (rename the file)"
+    if "\r" in file or "\n" in file:
+        return "has a line break in its name, which no list can hold (rename the file)"
     try:
         image = load_image(file, HR_SIZE if kind == "hr" else LR_SIZE)
     except ImageError as error:
         return str(error)
-    return too_small(image) if kind == "hr" else None
+    if kind == "hr" and (reason := too_small(image)):
+        return reason
+    return digest(image), notes(image) + (too_large(image) if kind == "lr" else ())
 
 
-def check_files(name: str, files: list[str], pool: ThreadPoolExecutor) -> tuple[list[str], dict[str, str]]:
-    """Decode all files of an option: those that training takes, and the others with the reason."""
+def check_files(name: str, files: list[str], pool: ThreadPoolExecutor) -> tuple[dict[str, str], dict[str, str], Notes]:
+    """Decode all files of an option: those that training takes, with their digests; the others with the reason; the notes."""
+    good, bad, said = {}, {}, Notes()
     with progress(desc=f"checking --{name.replace('_', '-')}", total=len(files), unit="image", leave=False) as bar:
-        reasons: list[str | None] = []
         for start in range(0, len(files), BLOCK):
-            for reason in pool.map(lambda file: why_not(file, name[:2]), files[start : start + BLOCK]):
-                reasons.append(reason)
+            block = files[start : start + BLOCK]
+            for file, result in zip(block, pool.map(lambda file: check_file(file, name[:2]), block)):
                 bar.update()
-    good = [file for file, reason in zip(files, reasons) if reason is None]
-    return good, {file: reason for file, reason in zip(files, reasons) if reason is not None}
+                if isinstance(result, str):
+                    bad[file] = result
+                else:
+                    good[file] = result[0]
+                    said.add(file, result[1])
+    return good, bad, said
+
+
+def leave_out_copies(good: dict[str, dict[str, str]]) -> dict[str, str]:
+    """Take copies, by their pixels, out of the files of each option; returns them with the reason.
+
+    Of a picture that is in a test folder, too, the one there stays.
+    """
+    copies = {}
+    for kind in ("hr", "lr"):
+        seen: dict[str, str] = {}
+        for name in (f"{kind}_test", kind):
+            for file, key in list(good[name].items()):
+                if seen.setdefault(key, file) != file:
+                    copies[file] = f"is a copy of another picture ({seen[key]})"
+                    del good[name][file]
+    return copies
 
 
 def report(left_out: dict[str, str], out: Path) -> None:
-    """Write left_out.csv, with all that was left out, and print how many files it is, by reason.
-    """
+    """Write left_out.csv, with all that was left out, and print how many files it is, by reason."""
     table = out / "left_out.csv"
     if not left_out:
         table.unlink(missing_ok=True)
@@ -127,27 +140,22 @@ def report(left_out: dict[str, str], out: Path) -> None:
 def split(images: list[str], test_fraction: float, rng: np.random.Generator) -> tuple[list[str], list[str]]:
     """A random share of the images for testing, at least one, the rest for training; sorted."""
     if len(images) < 2:
-        raise UserError("1 image cannot be split into a training and a test list: add images")
+        raise UserError(f"1 image, {images[0]}, cannot be split into a training and a test list: add images")
     count = min(max(1, round(test_fraction * len(images))), len(images) - 1)
     test = set(rng.choice(len(images), count, replace=False).tolist())
     return [image for i, image in enumerate(images) if i not in test], [images[i] for i in sorted(test)]
 
 
-def make_lists(good: dict[str, list[str]], options: argparse.Namespace) -> dict[str, list[str]]:
-    """The four lists, by name; UserError if a picture would be in training and test alike."""
+def make_lists(good: dict[str, dict[str, str]], options: argparse.Namespace) -> dict[str, list[str]]:
+    """The four lists, by name, out of the files of each option with their digests."""
     lists = {}
     for kind in ("hr", "lr"):
-        train, test = good[kind], good[f"{kind}_test"]
-        if getattr(options, f"{kind}_test"):
-            shared = set(train) & set(test)
-            if shared:
-                raise UserError(f"{plural(len(shared), f'{kind.upper()} image')} in both sets, such as {min(shared)}")
-        else:
+        train, test = list(good[kind]), list(good[f"{kind}_test"])
+        if not getattr(options, f"{kind}_test"):
             train, test = split(train, options.test_fraction, np.random.default_rng([options.seed, kind == "lr"]))
         lists |= {f"{kind.upper()}_train": train, f"{kind.upper()}_test": test}
-    both = {kind: set(lists[f"{kind}_train"]) | set(lists[f"{kind}_test"]) for kind in ("HR", "LR")}
-    shared = both["HR"] & both["LR"]
-    if shared:
+    hr, lr = ({key: file for name in (kind, f"{kind}_test") for file, key in good[name].items()} for kind in ("hr", "lr"))
+    if shared := [hr[key] for key in hr.keys() & lr.keys()]:
         print(f"warning: {plural(len(shared), 'image')} in HR and LR lists alike, such as {min(shared)}")
     return lists
 
@@ -159,13 +167,19 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f"--test-fraction {options.test_fraction}: must be between 0 and 1")
     out = Path(options.out)
     files, left_out = find_files(options)
+    for kind in ("hr", "lr"):
+        if shared := set(files[kind]) & set(files[f"{kind}_test"]):
+            raise UserError(f"{plural(len(shared), f'{kind.upper()} image')} in both sets, such as {min(shared)}")
     good = {}
     try:
         out.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(thread_count()) as pool:
             for name in files:
-                good[name], bad = check_files(name, files[name], pool)
+                good[name], bad, said = check_files(name, files[name], pool)
                 left_out |= bad
+                for line in said.lines():
+                    print(f"--{name.replace('_', '-')}: {line}")
+        left_out |= leave_out_copies(good)
         report(left_out, out)
         for name, images in good.items():
             if getattr(options, name) and not images:

@@ -10,7 +10,6 @@ depends on the seed alone.
 import argparse
 import io
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,24 +26,9 @@ HAIR = np.array([(28, 22, 20), (70, 45, 28), (120, 80, 40), (200, 165, 95), (150
 IRIS = np.array([(60, 40, 25), (95, 70, 40), (70, 110, 140), (80, 120, 80)], float)
 
 
-@dataclass
-class Traits:
-    """What the parts of one face have in common; sizes in px of the HR face."""
-
-    skin: np.ndarray
-    hair: np.ndarray
-    iris: np.ndarray
-    width: float  # half axes of the head
-    height: float
-    turn: float  # how far the features lie off the head's middle
-    bald: bool
-    fringe: float
-
-
 def tone(rng: np.random.Generator, colours: np.ndarray) -> np.ndarray:
     """A random mix of two neighbours of a palette."""
-    index = rng.integers(len(colours) - 1)
-    part = rng.random()
+    index, part = rng.integers(len(colours) - 1), rng.random()
     return colours[index] * (1 - part) + colours[index + 1] * part
 
 
@@ -53,62 +37,51 @@ def colour(value: np.ndarray, factor: float = 1.0) -> tuple[int, ...]:
     return tuple(int(v) for v in np.clip(value * factor, 0, 255))
 
 
-def ellipse(on: ImageDraw.ImageDraw, x: float, y: float, rx: float, ry: float, fill: tuple[int, ...] | int) -> None:
-    """Filled ellipse, in px of the HR face from the image's centre."""
-    box = ((50 + x - rx) * SCALE, (50 + y - ry) * SCALE, (50 + x + rx) * SCALE, (50 + y + ry) * SCALE)
-    on.ellipse(box, fill=fill)
+def area(x: float, y: float, rx: float, ry: float) -> tuple[float, ...]:
+    """The box of an ellipse around (x, y), which are px of the HR face from the image's centre."""
+    return ((50 + x - rx) * SCALE, (50 + y - ry) * SCALE, (50 + x + rx) * SCALE, (50 + y + ry) * SCALE)
 
 
 def draw_face(rng: np.random.Generator) -> Image.Image:
     """One face, RGB 100x100 px, the head in the middle; every trait is drawn from the generator."""
     skin, hair, iris = tone(rng, SKIN), tone(rng, HAIR), IRIS[rng.integers(len(IRIS))]
     wall, shirt = rng.uniform(30, 230, 3), rng.uniform(20, 230, 3)
-    image = draw_background(rng, wall)
-    width, height = rng.uniform(20, 25), rng.uniform(28, 32)
-    turn = rng.uniform(-4, 4)
-    long_hair, bald, fringe = rng.random() < 0.45, rng.random() < 0.12, rng.uniform(0.35, 0.62)
-    traits = Traits(skin, hair, iris, width, height, turn, bald, fringe)
-    draw_head(image, rng, traits, shirt, long_hair)
+    side = SIZE * SCALE
+    ramp = np.linspace(rng.uniform(0.6, 1), rng.uniform(0.7, 1.2), side)  # the wall is brighter on one side
+    ramp = np.broadcast_to(ramp[:, None] if rng.random() < 0.5 else ramp[None, :], (side, side))[:, :, None]
+    image = Image.fromarray(np.clip(wall * ramp, 0, 255).astype(np.uint8))
+    head = rng.uniform(20, 25), rng.uniform(28, 32)  # half axes
+    turn = rng.uniform(-4, 4)  # how far the features lie off the head's middle
+    draw_head(image, rng, skin, hair, shirt, head)
     image = add_light(image, rng)
-    draw = ImageDraw.Draw(image)
-    eye_x, eye_y, eye_r = draw_eyes(draw, rng, traits)
-    draw_nose_and_mouth(draw, rng, traits, eye_y)
-    if rng.random() < 0.18:
-        draw_glasses(draw, turn, eye_x, eye_y, eye_r)
+    draw_features(ImageDraw.Draw(image), rng, skin, hair, iris, turn)
     image = image.rotate(rng.uniform(-9, 9), Image.Resampling.BICUBIC, fillcolor=colour(wall, 0.8))
     return image.resize((SIZE, SIZE), Image.Resampling.BOX)
 
 
-def draw_background(rng: np.random.Generator, wall: np.ndarray) -> Image.Image:
-    """A wall that becomes darker or brighter to one side."""
-    side = SIZE * SCALE
-    ramp = np.linspace(rng.uniform(0.6, 1), rng.uniform(0.7, 1.2), side)
-    ramp = ramp[:, None] if rng.random() < 0.5 else ramp[None, :]
-    return Image.fromarray(np.clip(wall * np.broadcast_to(ramp, (side, side))[:, :, None], 0, 255).astype(np.uint8))
-
-
-def draw_head(image: Image.Image, rng: np.random.Generator, traits: Traits, shirt: np.ndarray, long_hair: bool) -> None:
-    """Shirt, neck, ears, head and hair."""
-    draw, skin, hair = ImageDraw.Draw(image), traits.skin, traits.hair
-    width, height = traits.width, traits.height
+def draw_head(
+    image: Image.Image, rng: np.random.Generator, skin: np.ndarray, hair: np.ndarray, shirt: np.ndarray,
+    head: tuple[float, float],
+) -> None:  # fmt: skip
+    """Shirt, neck, ears, head and hair, which may be long or missing."""
+    draw, (width, height) = ImageDraw.Draw(image), head
+    long_hair, bald, fringe = rng.random() < 0.45, rng.random() < 0.12, rng.uniform(0.35, 0.62)
     if long_hair:
-        ellipse(draw, 0, 4, width + rng.uniform(4, 8), height + 6, colour(hair, 0.8))
-    ellipse(draw, 0, height + 26, 38, 24, colour(shirt))
-    neck = ((50 - 9) * SCALE, (50 + height * 0.6) * SCALE, (50 + 9) * SCALE, (50 + height + 8) * SCALE)
-    draw.rectangle(neck, colour(skin, 0.72))
+        draw.ellipse(area(0, 4, width + rng.uniform(4, 8), height + 6), colour(hair, 0.8))
+    draw.ellipse(area(0, height + 26, 38, 24), colour(shirt))
+    draw.rectangle(area(0, height * 0.8 + 4, 9, height * 0.2 + 4), colour(skin, 0.72))
     for ear in (-1, 1):
-        ellipse(draw, ear * width, 1, 4, 7, colour(skin, 0.8))
-    if not traits.bald:
-        ellipse(draw, 0, -6, width + 3, height - 1, colour(hair))
-    ellipse(draw, 0, 2, width, height, colour(skin))
-    if traits.bald:
+        draw.ellipse(area(ear * width, 1, 4, 7), colour(skin, 0.8))
+    if not bald:
+        draw.ellipse(area(0, -6, width + 3, height - 1), colour(hair))
+    draw.ellipse(area(0, 2, width, height), colour(skin))
+    if bald:
         return
     # The hair's front edge: hair over the forehead, and the face again below it
-    mask = Image.new("L", image.size)
-    ellipse(ImageDraw.Draw(mask), 0, 2, width, height, 255)
-    cut = Image.new("L", image.size, 255)
+    mask, cut = Image.new("L", image.size), Image.new("L", image.size, 255)
+    ImageDraw.Draw(mask).ellipse(area(0, 2, width, height), 255)
     middle, breadth = rng.uniform(-7, 7), width * rng.uniform(0.9, 1.1)
-    ellipse(ImageDraw.Draw(cut), middle, 9, breadth, height * (1.45 - traits.fringe), 0)
+    ImageDraw.Draw(cut).ellipse(area(middle, 9, breadth, height * (1.45 - fringe)), 0)
     upper = np.minimum(np.asarray(mask), np.asarray(cut))
     upper[int((50 - height * 0.15) * SCALE) :] = 0
     image.paste(colour(hair, 0.95), (0, 0), Image.fromarray(upper))
@@ -125,47 +98,39 @@ def add_light(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     return image.filter(ImageFilter.GaussianBlur(SCALE * 0.8))
 
 
-def draw_eyes(draw: ImageDraw.ImageDraw, rng: np.random.Generator, traits: Traits) -> tuple[float, float, float]:
-    """Eyes and brows; returns how far the eyes lie from the middle, their height and their radius."""
+def draw_features(
+    draw: ImageDraw.ImageDraw, rng: np.random.Generator, skin: np.ndarray, hair: np.ndarray, iris: np.ndarray, turn: float
+) -> None:  # fmt: skip
+    """Eyes and brows, nose, mouth, and now and then a beard or glasses."""
     eye_y, eye_x, eye_r = rng.uniform(-5, -1), rng.uniform(8.5, 10.5), rng.uniform(3.6, 4.6)
     openness, gaze = rng.uniform(0.45, 0.7), rng.uniform(-1, 1)
     brow_y, brow_weight = eye_y - rng.uniform(6, 8), rng.uniform(0.8, 1.7)
     for eye in (-1, 1):
-        x = eye * eye_x + traits.turn
-        ellipse(draw, x, eye_y, eye_r + 1.6, eye_r * openness + 1.8, colour(traits.skin, 0.68))
-        ellipse(draw, x, eye_y, eye_r, eye_r * openness, (235, 232, 228))
-        ellipse(draw, eye * eye_x + gaze + traits.turn, eye_y, eye_r * 0.5, eye_r * 0.55, colour(traits.iris))
-        ellipse(draw, eye * eye_x + gaze + traits.turn, eye_y, eye_r * 0.25, eye_r * 0.27, (12, 10, 10))
-        ellipse(draw, eye * eye_x + gaze + 0.6 + traits.turn, eye_y - 0.7, 0.5, 0.5, (255, 255, 255))
-        ellipse(draw, x, brow_y + rng.uniform(-0.5, 0.5), eye_r + 1.5, brow_weight, colour(traits.hair * 0.7))
-    return eye_x, eye_y, eye_r
-
-
-def draw_nose_and_mouth(draw: ImageDraw.ImageDraw, rng: np.random.Generator, traits: Traits, eye_y: float) -> None:
-    """Nose, now and then a beard, and a mouth, open or closed."""
-    skin, turn = traits.skin, traits.turn
+        x = eye * eye_x + turn
+        draw.ellipse(area(x, eye_y, eye_r + 1.6, eye_r * openness + 1.8), colour(skin, 0.68))
+        draw.ellipse(area(x, eye_y, eye_r, eye_r * openness), (235, 232, 228))
+        draw.ellipse(area(x + gaze, eye_y, eye_r * 0.5, eye_r * 0.55), colour(iris))
+        draw.ellipse(area(x + gaze, eye_y, eye_r * 0.25, eye_r * 0.27), (12, 10, 10))
+        draw.ellipse(area(x + gaze + 0.6, eye_y - 0.7, 0.5, 0.5), (255, 255, 255))
+        draw.ellipse(area(x, brow_y + rng.uniform(-0.5, 0.5), eye_r + 1.5, brow_weight), colour(hair * 0.7))
     nose_y, nose_r = eye_y + rng.uniform(11, 13), rng.uniform(3, 4.6)
-    ellipse(draw, 0.8 + turn, nose_y - 4, 1.3, 6.5, colour(skin, 1.04))
-    ellipse(draw, turn, nose_y + 1, nose_r, 1.9, colour(skin, 0.62))
-    ellipse(draw, turn, nose_y - 0.2, nose_r * 0.75, 2, colour(skin, 0.98))
+    draw.ellipse(area(0.8 + turn, nose_y - 4, 1.3, 6.5), colour(skin, 1.04))
+    draw.ellipse(area(turn, nose_y + 1, nose_r, 1.9), colour(skin, 0.62))
+    draw.ellipse(area(turn, nose_y - 0.2, nose_r * 0.75, 2), colour(skin, 0.98))
     mouth_y, mouth_r = nose_y + rng.uniform(7, 9), rng.uniform(6, 9.5)
     if rng.random() < 0.2:  # beard
-        ellipse(draw, turn, mouth_y + 3, mouth_r + 5, 8, colour(traits.hair, 0.85))
+        draw.ellipse(area(turn, mouth_y + 3, mouth_r + 5, 8), colour(hair, 0.85))
     lips = colour(0.55 * skin + 0.45 * np.array((170, 50, 60)), 0.85)
-    ellipse(draw, turn, mouth_y, mouth_r, rng.uniform(1.6, 3), lips)
+    draw.ellipse(area(turn, mouth_y, mouth_r, rng.uniform(1.6, 3)), lips)
     if rng.random() < 0.5:  # a smile that shows teeth
-        ellipse(draw, turn, mouth_y, mouth_r * 0.8, rng.uniform(1, 1.7), (236, 230, 222))
+        draw.ellipse(area(turn, mouth_y, mouth_r * 0.8, rng.uniform(1, 1.7)), (236, 230, 222))
     else:
-        ellipse(draw, turn, mouth_y, mouth_r * 0.9, 0.5, colour(skin, 0.35))
-
-
-def draw_glasses(draw: ImageDraw.ImageDraw, turn: float, eye_x: float, eye_y: float, eye_r: float) -> None:
-    """Two rims and a bridge."""
-    for eye in (-1, 1):
-        x, y, r = (50 + turn + eye * eye_x) * SCALE, (50 + eye_y) * SCALE, (eye_r + 2.6) * SCALE
-        draw.ellipse((x - r, y - r * 0.85, x + r, y + r * 0.85), outline=(25, 22, 22), width=SCALE)
-    bridge = ((50 + turn - 3) * SCALE, (50 + eye_y) * SCALE, (50 + turn + 3) * SCALE, (50 + eye_y) * SCALE)
-    draw.line(bridge, (25, 22, 22), SCALE)
+        draw.ellipse(area(turn, mouth_y, mouth_r * 0.9, 0.5), colour(skin, 0.35))
+    if rng.random() < 0.18:  # glasses
+        for eye in (-1, 1):
+            rim = area(turn + eye * eye_x, eye_y, eye_r + 2.6, 0.85 * (eye_r + 2.6))
+            draw.ellipse(rim, outline=(25, 22, 22), width=SCALE)
+        draw.line(area(turn, eye_y, 3, 0), (25, 22, 22), SCALE)
 
 
 def degrade(face: Image.Image, rng: np.random.Generator) -> Image.Image:

@@ -13,11 +13,28 @@ import pandas as pd
 from Datasets.boxes import Box, read_boxes
 from utils import UserError
 
-LFW_SIZE = (250, 250)
-CELEBA_SIZE = (178, 218)
 PER_PERSON = 30  # LFW: some people have hundreds of pictures
 PER_GROUP = 3600  # UTKFace: of each of its five groups, so that the largest does not outweigh the others
 FFHQ_TEST = 60000  # FFHQ's own split: its last 10,000 pictures are for validation
+
+Square = Callable[[float, float], tuple[float, float, float]]  # (width, height) -> (centre x, centre y, side)
+
+# What becomes the central 64 of 100 px. LFW's own framing comes first; the others are cut so that the eyes lie where LFW's
+# do: in its central 200 of 250 px, reduced to 100 px, 22.6 px apart and 44 px from the top (CenterFace, 181 faces)
+LFW_SIZE, LFW_SQUARE = (250, 250), (125.0, 125.0, 128.0)
+# The eyes are at y = 111 px, 38.5 px apart (list_landmarks_align_celeba.txt)
+CELEBA_SIZE, CELEBA_SQUARE = (178, 218), (89.0, 111 + 0.06 * 178, 0.64 * 178)
+
+
+def ffhq_square(width: float, height: float) -> tuple[float, float, float]:
+    """FFHQ's alignment: eyes a quarter of the side apart, 0.472 of it from the top; LFW's are 0.226 apart and at 0.44."""
+    side = width * 0.25 / 0.226
+    return width / 2, 0.472 * height + 0.06 * side, 0.64 * side
+
+
+def utkface_square(width: float, height: float) -> tuple[float, float, float]:
+    """The whole picture; it is still 1.2 times tighter than LFW by the distance of the eyes."""
+    return width / 2, height / 2, float(min(width, height))
 
 
 @dataclass
@@ -25,9 +42,9 @@ class Source:
     """A picture of a set, where its faces are, and what may be in one of the lists only.
 
     name: the faces' name in the output, unique. group: a person or a photograph; pictures of a group go to one list.
-    kind: "HR" for a picture of one centred face, "photograph" for any number of faces. square: HR's (centre x, centre y,
-    side) in px of what becomes the central `--crop` px. boxes: a photograph's faces; None: to be detected. split: "train",
-    "test" or "" (drawn at random). share: (name, most pictures of this name), where a person or a group is limited.
+    kind: "HR" for a picture of one centred face, "photograph" for any number of faces. size: that the picture must have.
+    boxes: a photograph's faces; None: to be detected. split: "train", "test" or "" (drawn at random). share: (name, most
+    pictures of this name), where a person or a group is limited.
     """
 
     path: Path
@@ -35,7 +52,7 @@ class Source:
     group: str
     kind: str
     size: tuple[int, int] | None = None
-    square: Callable[[tuple[int, int]], tuple[float, float, float]] | None = None
+    square: Square | None = None
     boxes: list[Box] | None = None
     split: str = ""
     share: tuple[str, int] | None = None
@@ -54,19 +71,16 @@ class PublicSet:
 
     def missing(self, folder: Path, what: str) -> UserError:
         """The error for a folder that lacks what is needed."""
-        return UserError(
-            f"{folder} {what}. {self.title} is found at {self.page} (terms: {self.terms}); needed are {self.files}"
-        )
+        return UserError(f"{folder} {what}. {self.title} is at {self.page} (terms: {self.terms}); needed are {self.files}")
 
 
 def read_set(name: str, folder: Path) -> list[Source]:
     """All pictures of a public set in a fixed order; raises UserError where its files are not there."""
-    known = SETS[name]
     if not folder.is_dir():
-        raise known.missing(folder, "is not a folder")
-    sources = list(known.read(folder))
+        raise SETS[name].missing(folder, "is not a folder")
+    sources = list(SETS[name].read(folder))
     if not sources:
-        raise known.missing(folder, "has no pictures of the set")
+        raise SETS[name].missing(folder, "has no pictures of the set")
     return sources
 
 
@@ -78,9 +92,6 @@ def _find(known: str, folder: Path, *patterns: str) -> Path:
     raise SETS[known].missing(folder, f"has no {patterns[0]}")
 
 
-# --- Wider Face --------------------------------------------------------------------------------------------------
-
-
 def _wider(folder: Path) -> Iterator[Source]:
     """Photographs with their boxes: of the validation part, or else of the training part."""
     annotation = _find("wider", folder, "wider_face_val_bbx_gt.txt", "wider_face_train_bbx_gt.txt")
@@ -90,39 +101,13 @@ def _wider(folder: Path) -> Iterator[Source]:
         yield Source(images / name, f"wider/{name}", name, "photograph", boxes=boxes)
 
 
-# --- sets of one centred face a picture --------------------------------------------------------------------------
-# LFW's own framing comes first, as the shipped weights know it; the others are cut so that the eyes lie where LFW's do. In
-# the central 200 of LFW's 250 px, reduced to 100 px, the eyes are 22.6 px apart and 44 px from the top (CenterFace, 181 faces).
-
-
-def _lfw_square(size: tuple[int, int]) -> tuple[float, float, float]:
-    """The central 128 of 250 px: of the central 200, reduced to 100, the central 64."""
-    return 125.0, 125.0, 128.0
-
-
-def _celeba_square(size: tuple[int, int]) -> tuple[float, float, float]:
-    """64 % of the width of 178 px; the eyes are at y = 111 px, 38.5 px apart (list_landmarks_align_celeba.txt)."""
-    return 89.0, 111 + 0.06 * 178, 0.64 * 178
-
-
-def _ffhq_square(size: tuple[int, int]) -> tuple[float, float, float]:
-    """FFHQ's alignment: eyes a quarter of the side apart, 0.472 of it from the top; LFW's are 0.226 apart and at 0.44."""
-    side = size[0] * 0.25 / 0.226
-    return size[0] / 2, 0.472 * size[1] + 0.06 * side, 0.64 * side
-
-
-def _utkface_square(size: tuple[int, int]) -> tuple[float, float, float]:
-    """The whole picture; it is still 1.2 times tighter than LFW by the distance of the eyes."""
-    return size[0] / 2, size[1] / 2, float(min(size))
-
-
 def _lfw(folder: Path) -> Iterator[Source]:
     """deep-funneled pictures, PERSON/PERSON_0001.jpg; split by person, at most 30 pictures of each."""
     for path in sorted(folder.rglob("*.jpg")):
         person = path.parent.name
         if path.stem.rpartition("_")[0] == person and path.stem.rpartition("_")[2].isdigit():
-            name = f"lfw/{person}/{path.name}"
-            yield Source(path, name, person, "HR", LFW_SIZE, _lfw_square, share=(person, PER_PERSON))
+            name, share = f"lfw/{person}/{path.name}", (person, PER_PERSON)
+            yield Source(path, name, person, "HR", LFW_SIZE, lambda width, height: LFW_SQUARE, share=share)
 
 
 def _celeba(folder: Path) -> Iterator[Source]:
@@ -140,8 +125,8 @@ def _celeba(folder: Path) -> Iterator[Source]:
                 continue
             raise UserError(f"{partition}, line {row}: expected a picture and 0, 1 or 2: use the set's own file")
         if part != "1":
-            split = "train" if part == "0" else "test"
-            yield Source(images / name, f"celeba/{name}", name, "HR", CELEBA_SIZE, _celeba_square, split=split)
+            split, square = "train" if part == "0" else "test", lambda width, height: CELEBA_SQUARE
+            yield Source(images / name, f"celeba/{name}", name, "HR", CELEBA_SIZE, square, split=split)
 
 
 def _utkface(folder: Path) -> Iterator[Source]:
@@ -149,11 +134,8 @@ def _utkface(folder: Path) -> Iterator[Source]:
     for path in sorted(folder.rglob("*.jpg.chip.jpg")):
         labels = path.name.split("_")
         if len(labels) == 4 and all(label.isdigit() for label in labels[:3]):  # a few of the set lack a label
-            age, gender, race = labels[:3]
-            yield Source(
-                path, f"utkface/{path.name}", path.name, "HR", None, _utkface_square,
-                share=(f"race {race}", PER_GROUP), labels={"age": age, "gender": gender, "race": race},
-            )  # fmt: skip
+            named, share = dict(zip(("age", "gender", "race"), labels)), (f"race {labels[2]}", PER_GROUP)
+            yield Source(path, f"utkface/{path.name}", path.name, "HR", None, utkface_square, share=share, labels=named)
 
 
 def _ffhq(folder: Path) -> Iterator[Source]:
@@ -161,7 +143,7 @@ def _ffhq(folder: Path) -> Iterator[Source]:
     for path in sorted(folder.rglob("*.png")):
         if len(path.stem) == 5 and path.stem.isdigit():
             split = "test" if int(path.stem) >= FFHQ_TEST else "train"
-            yield Source(path, f"ffhq/{path.name}", path.name, "HR", None, _ffhq_square, split=split)
+            yield Source(path, f"ffhq/{path.name}", path.name, "HR", None, ffhq_square, split=split)
 
 
 SETS = {

@@ -12,8 +12,9 @@ from PIL import Image
 
 import utils
 from Datasets import detectors, make_faces
-from Datasets.boxes import Box, face_square, read_boxes, suppress
-from Datasets.images import prepare_hr
+from Datasets.boxes import Box, face_square, find_photographs, read_boxes
+from Datasets.images import ImageError, load_image, prepare_hr
+from Datasets.lists import read_list
 
 
 def noise(width, height, seed=0):
@@ -43,7 +44,7 @@ def wider(folder, text, photographs=("a", "b")):
 
 
 WIDER = """0--Parade/a.png
-7
+8
 20 20 10 14 0 0 0 0 0 0
 30.0 20 9 11 2 1 1 0 1 1
 30 20 9 9 0 0 0 0 0 0
@@ -51,6 +52,7 @@ WIDER = """0--Parade/a.png
 40 20 9 11 0 0 0 1 0 0
 40 20 9 11 0 0 0 0 2 0
 0 20 9 11 0 0 0 0 0 0
+40 20 9 0 0 0 0 1 0 0
 0--Parade/b.png
 0
 0 0 0 0 0 0 0 0 0 0
@@ -70,11 +72,60 @@ def test_wider_face_is_cut_as_the_readme_says(tmp_path, capsys):
     face = Image.open(tmp_path / "out" / table["path"][0])
     assert face.tobytes() == noise(80, 60, 0).crop((16, 18, 33, 35)).tobytes()  # 20 + 5 - 8.5 = 16.5, rounded to even
     printed = capsys.readouterr().out
-    for reason in ("under 10 px high", "over 24 px high", "invalid in", "heavily occluded", "too near the photograph's edge"):
+    for reason in ("under 10 px", "over 24 px", "invalid in", "heavily occluded", "too near the photograph", "without a size"):
         assert f"left out: 1 {reason}" in printed
     lists = [set(rows(tmp_path / "out", f"LR_{split}")) for split in ("train", "test")]
     assert sorted(map(len, lists)) == [1, 2] and not {name[0] for name in lists[0]} & {name[0] for name in lists[1]}
-    assert (tmp_path / "out/sheet.png").exists() and not (tmp_path / "out/HR_train.csv").exists()
+    assert (tmp_path / "out/sheet.png").exists() and "training needs HR faces" in printed
+
+
+def test_wider_face_gives_hr_faces_split_by_photograph_with_the_lr_faces(tmp_path, capsys):
+    """54 px or more, not heavily blurred or occluded nor invalid; the square of an LR face is an HR face's central 64 px."""
+    faces = ["60 60 40 54", "60 60 40 53", "60 60 54 40 1", "60 60 54 40 2", "60 60 54 40 0 0 0 0 2", "150 90 12 15 2"]
+    full = [f"{face} {'0 ' * (10 - len(face.split()))}".strip() for face in faces]
+    names = [f"{number}" for number in range(10)]
+    text = "".join(f"0--Parade/{name}.png\n{len(full)}\n" + "\n".join(full) + "\n" for name in names)
+    folder = wider(tmp_path / "set", text, names)
+    photographs = folder / "WIDER_val/images/0--Parade"
+    for seed, name in enumerate(names):
+        photograph = noise(10, 8, seed).resize((200, 160), Image.Resampling.BICUBIC)
+        photograph.paste(noise(30, 30), (140, 80))
+        save(photograph, photographs / f"{name}.png")
+    run("--wider", folder, "--out", tmp_path / "out", "--test-fraction", 0.3)
+    table = pd.read_csv(tmp_path / "out/faces.csv")
+    assert table["kind"].value_counts().to_dict() == {"HR": 20, "LR": 10}
+    assert set(table["side"][table["kind"] == "HR"]) == {65}
+    parts = {key: set(part["photograph"]) for key, part in table.groupby(["kind", "split"])}
+    assert parts["HR", "test"] == parts["LR", "test"] and len(parts["HR", "test"]) == 3 and len(parts["HR", "train"]) == 7
+    face = load_image(tmp_path / "out/hr/wider/0--Parade/0.png.001.png")
+    left, top, side = face_square(Box(60, 60, 40, 54))
+    square = load_image(photographs / "0.png").crop((left, top, left + side, top + side))
+    expected = np.asarray(square.resize((64, 64), Image.Resampling.BICUBIC), float)
+    assert face.size == (100, 100) and np.abs(np.asarray(prepare_hr(face), float) - expected)[4:-4, 4:-4].mean() < 6
+    printed = capsys.readouterr().out
+    assert "left out: 10 over 24 px high, and too small" in printed and "left out: 10 large enough" in printed
+
+
+def test_copies_are_used_once_and_lists_of_before_are_set_aside(tmp_path, capsys):
+    boxes = "path,x,y,w,h\n" + "".join(f"{name}.png,20,20,12,12\n" for name in "abc")
+    for seed, name in enumerate("abc"):
+        save(noise(80, 80, seed), tmp_path / f"photos/{name}.png")
+    (tmp_path / "photos/c.png").write_bytes((tmp_path / "photos/a.png").read_bytes() + b"xxx")
+    (tmp_path / "boxes.csv").write_text(boxes)
+    options = ("--photos", tmp_path / "photos", "--boxes", tmp_path / "boxes.csv", "--out", tmp_path / "out")
+    for name in ("HR_train", "LR_test"):
+        (tmp_path / "out").mkdir(exist_ok=True)
+        (tmp_path / f"out/{name}.csv").write_text("path\nold.png\n")
+    run(*options)
+    printed = capsys.readouterr()
+    assert "left out: 1 duplicate" in printed.out and "HR_train_before.csv" in printed.err
+    assert not (tmp_path / "out/HR_train.csv").exists() and rows(tmp_path / "out", "HR_train_before") == ["old.png"]
+    assert len(rows(tmp_path / "out", "LR_train") + rows(tmp_path / "out", "LR_test")) == 2
+    (tmp_path / "boxes.csv").write_text("path,x,y,w,h\na.png,20,20,12,12\n")
+    run(*options)
+    printed = capsys.readouterr()
+    assert "1 LR face alone" in printed.err and "LR_test_before.csv" in printed.err
+    assert "left out: 2 photographs that" in printed.out and not (tmp_path / "out/LR_test.csv").exists()
 
 
 def test_dark_and_flat_faces_are_left_out(tmp_path, capsys):
@@ -91,31 +142,53 @@ def test_dark_and_flat_faces_are_left_out(tmp_path, capsys):
 @pytest.mark.parametrize(
     "text, error",
     [
-        ("a.png\n2\n1 2 3 4 0 0 0 0 0 0\n", "line 3: truncated; a.png should have 2 faces"),
-        ("a.png\n1\n1 2 3 4 0 0\n", "line 3: expected x y w h and perhaps six attributes"),
-        ("a.png\n1 2 3 4\n", "line 2: expected the number of faces of a.png"),
-        ("a.png\n1\n1 2 x 4\n", "line 3: .* should be the numbers x y w h"),
-        ("a.png\n1\n1 2 3 nan\n", "line 3: .* is not finite"),
-        ("a.png\n1\n1 2 30 40 0 0 0 2 0 0\n", "line 3: invalid and pose, columns 8 and 10, can only be 0 or 1"),
+        ("a.png\n2\n1 2 3 4 0 0 0 0 0 0\n", "line 3: truncated"),
+        ("a.png\n1\n1 2 3 4 0 0\n", "line 3: expected"),
+        ("a.png\n1 2 3 4\n", "line 2: expected"),
+        ("a.png\n1\n1 2 x 4\n", "line 3: "),
+        ("a.png\n1\n1 2 3 nan\n", "line 3: "),
+        ("a.png\n1\n1 2 -3 4\n", "line 3: "),
+        ("a.png\n1\n1 2 30 40 0 0 0 2 0 0\n", "line 3: invalid and pose, columns 8 and 10"),
         ("", "has no boxes"),
+        ("path,x,y,w\na,1,2,3\n", "no column h"),
+        ("path,x,y,w,h\na,1,2,3,\n", "line 2"),
+        ("path,x,y,w,h\na,1,2,3,0\n", "line 2: .*no size"),
+        ("path,x,y,w,h\na,0.5,0.5,0.1,0.2\n", "fractions"),
+        ("path,", "no column"),
     ],
 )
-def test_damaged_annotations_are_named_with_their_line(tmp_path, text, error):
-    (tmp_path / "boxes.txt").write_text(text)
+def test_damaged_boxes_are_named_with_their_line(tmp_path, text, error):
+    path = tmp_path / ("boxes.csv" if text.startswith("path") else "boxes.txt")
+    path.write_text(text)
     with pytest.raises(utils.UserError, match=error):
-        read_boxes(tmp_path / "boxes.txt")
+        read_boxes(path)
 
 
-def test_tables_of_boxes(tmp_path):
-    path = tmp_path / "boxes.csv"
-    path.write_text("photograph, x,y,w,h,score,path\nb.png,1,2,3,4,0.5,crop.png\n")
-    assert read_boxes(path) == {"b.png": [Box(1, 2, 3, 4, 0.5)]}
-    for text, error in (("path,x,y,w\na,1,2,3\n", "no column h"), ("path,x,y,w,h\na,1,2,3,\n", "line 2"), ("", "not a table")):
-        path.write_text(text)
-        with pytest.raises(utils.UserError, match=error):
-            read_boxes(path)
-    with pytest.raises(utils.UserError, match="missing.*--boxes"):
-        read_boxes(tmp_path / "nowhere.csv")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "path,x,y,w,h\nday/a.png,1.5,2,3,4\n",
+        "\ufeffphotograph; x;y;w;h;score;path\r\nday\\a.png;1,5;2;3;4;0,5;crop.png\r\n",
+        "path\tx\ty\tw\th\n day/a.png \t1.5\t2\t3\t4\n",
+    ],
+)
+def test_tables_of_boxes_follow_the_lists_rules(text, tmp_path):
+    save(noise(8, 8), tmp_path / "day/a.png")
+    (tmp_path / "boxes.csv").write_text(text + text.splitlines()[-1].replace("a.png", "gone.png"))
+    known, missing = find_photographs(read_boxes(tmp_path / "boxes.csv"), tmp_path)
+    assert [box[:4] for box in known.pop(f"{tmp_path}/day/a.png")] == [(1.5, 2, 3, 4)]
+    assert not known and len(missing) == 1 and "gone.png" in missing[0]
+
+
+def test_boxes_from_the_home_folder_and_names_that_no_list_can_hold(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    for seed, name in enumerate(("a\nb.png", "c.png")):
+        save(noise(80, 80, seed), tmp_path / name)
+    (tmp_path / "b.csv").write_text('path,x,y,w,h\n"a\nb.png",20,20,12,12\nc.png,20,20,12,12\n')
+    run("--boxes=~/b.csv", "--out", tmp_path / "out")
+    written = [path for split in ("train", "test") for path in read_list(tmp_path / f"out/LR_{split}.csv")]
+    assert len(written) == 2 and all(Path(path).exists() for path in written)
 
 
 def test_hr_and_lr_faces_fill_the_picture_alike(tmp_path):
@@ -202,7 +275,7 @@ def test_ffhq_margin_is_never_in_the_face(tmp_path):
 @pytest.mark.parametrize("name", ["wider", "lfw", "celeba", "utkface", "ffhq"])
 def test_a_missing_set_says_where_it_is_found(tmp_path, name):
     for folder in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(utils.UserError, match=r"is found at http.*terms: .*needed are"):
+        with pytest.raises(utils.UserError, match=r"is at http.*terms: .*needed are"):
             run(f"--{name}", folder, "--out", tmp_path / "out")
 
 
@@ -233,30 +306,49 @@ def test_an_interrupted_run_resumes(tmp_path, monkeypatch):
         run("--lfw", folder, "--out", tmp_path / "out", "--crop", 80)
 
 
-def test_a_changed_photograph_and_a_lost_face_are_cut_again(tmp_path):
+def test_a_changed_photograph_a_lost_face_and_one_that_could_not_be_read_are_cut_again(tmp_path, capsys):
     save(noise(80, 80, 1), tmp_path / "photos/a.png")
-    (tmp_path / "photos/boxes.csv").write_text("path,x,y,w,h\na.png,20,20,12,12\n")
+    (tmp_path / "photos/b.png").write_text("no picture yet")
+    (tmp_path / "photos/boxes.csv").write_text("path,x,y,w,h\na.png,20,20,12,12\nb.png,20,20,12,12\n")
     options = ("--boxes", tmp_path / "photos/boxes.csv", "--out", tmp_path / "out")  # beside its photographs
     run(*options)
-    face = tmp_path / "out/lr/photos/a.png.001.png"
-    first = face.read_bytes()
-    face.unlink()
+    assert "b.png is not an image" in capsys.readouterr().err
+    faces = [tmp_path / f"out/lr/photos/{name}.png.001.png" for name in "ab"]
+    first = faces[0].read_bytes()
+    faces[0].unlink()
+    (tmp_path / "new.png").write_bytes(b"")
+    save(noise(80, 80, 2), tmp_path / "new.png")
+    status = (tmp_path / "photos/b.png").stat()
+    (tmp_path / "new.png").replace(tmp_path / "photos/b.png")
+    assert status.st_size != (tmp_path / "photos/b.png").stat().st_size
     run(*options)
-    assert face.read_bytes() == first
+    assert faces[0].read_bytes() == first and faces[1].exists()
     save(noise(81, 80, 2), tmp_path / "photos/a.png")
     run(*options)
-    assert face.read_bytes() != first
+    assert faces[0].read_bytes() != first
 
 
-def test_bad_inputs(tmp_path, capsys):
-    with pytest.raises(utils.UserError, match="nothing to cut faces from"):
-        run("--out", tmp_path / "out")
-    (tmp_path / "boxes.csv").write_text("path,x,y,w,h\nnowhere.png,20,20,12,12\n")
-    with pytest.raises(utils.UserError, match="no face came out of 1 pictures"):
+def test_a_plug_in_that_was_installed_since_is_used(tmp_path, monkeypatch):
+    """The file is the same: what could not be read is not remembered."""
+    save(noise(80, 80), tmp_path / "a.png")
+    (tmp_path / "boxes.csv").write_text("path,x,y,w,h\na.png,20,20,12,12\n")
+
+    def refuse(path):
+        raise ImageError("is a picture in the format HEIC")
+
+    with monkeypatch.context() as patch, pytest.raises(utils.UserError):
+        patch.setattr(make_faces, "load_image", refuse)
         run("--boxes", tmp_path / "boxes.csv", "--out", tmp_path / "out")
-    assert "nowhere.png cannot be read (No such file or directory)" in capsys.readouterr().err
-    with pytest.raises(utils.UserError, match="--photos .* does not exist"):
-        run("--photos", tmp_path / "nowhere", "--out", tmp_path / "out")
+    run("--boxes", tmp_path / "boxes.csv", "--out", tmp_path / "out")
+    assert (tmp_path / "out/lr/photos/a.png.001.png").exists()
+
+
+def test_bad_inputs(tmp_path):
+    (tmp_path / "boxes.csv").write_text("path,x,y,w,h\nnowhere.png,20,20,12,12\n")
+    wrong = ([], ["--boxes", tmp_path / "boxes.csv"], ["--photos", tmp_path / "nowhere"], ["--boxes", tmp_path / "none.csv"])
+    for options, word in zip(wrong, ("--photos", "nowhere.png", "--photos", "--boxes")):
+        with pytest.raises(utils.UserError, match=word):
+            run("--out", tmp_path / "out", *options)
     for option in (("--test-fraction", 1), ("--min", 30), ("--scale", "nan"), ("--crop", 20)):
         with pytest.raises(SystemExit):
             run("--photos", tmp_path, *option)
@@ -309,8 +401,8 @@ def test_a_large_photograph_is_seen_in_tiles(monkeypatch):
 
 
 def test_suppression_keeps_the_best_of_overlapping_boxes():
-    best, worse, apart = Box(0, 0, 10, 10, 0.9), Box(2, 2, 6, 6, 0.8), Box(8, 8, 10, 10, 0.7)
-    assert suppress([worse, apart, best]) == [best, apart]
+    best, worse, apart = Box(0, 0, 10, 10, 0.9), Box(2, 2, 7, 7, 0.8), Box(8, 8, 10, 10, 0.7)
+    assert detectors.suppress([worse, apart, best]) == [best, apart] and detectors.suppress([]) == []
 
 
 def test_without_a_detector_it_says_how_to_install_one(tmp_path, monkeypatch):
