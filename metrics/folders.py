@@ -2,20 +2,19 @@
 
 import json
 import os
-import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
 import utils
 from Datasets.images import ImageError, load_image
 from Datasets.lists import read_list
+from metrics.inputs import to_images
 from models import HR_SIZE
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif")
@@ -36,14 +35,8 @@ def list_names(path: Path, length: int) -> list[str]:
 
 
 def relative_names(files: list[str]) -> list[str]:
-    """Names ending in .png, relative to the deepest folder that holds all the files; of several drives, each is a folder."""
-    drives = [os.path.splitdrive(file)[0] for file in files]
-    if len({*map(str.lower, drives)}) > 1:  # on Windows
-        names = [re.sub(r"\W+", "_", drive).strip("_") + file[len(drive) :] for drive, file in zip(drives, files)]
-    else:
-        folder = os.path.commonpath([os.path.dirname(file) for file in files])
-        names = [os.path.relpath(file, folder) for file in files]
-    names = [Path(name).as_posix() for name in names]
+    """Names ending in .png, relative to the deepest folder that holds all the files."""
+    names = utils.relative_names(files, [os.path.dirname(file) for file in files])
     # A file that is listed again is another face, whose degradations differ
     again = pd.Series(names).groupby(names).cumcount()
     return utils.output_names([f"again {number}/{name}" if number else name for number, name in zip(again, names)])
@@ -69,10 +62,10 @@ def write_inputs(folder: Path, inputs: dict[str, tuple[list[str], Tensor]], opti
         raise utils.UserError(f"--write-inputs {folder}: its record would replace {record_of(folder)}; name another folder")
     record_of(folder).unlink(missing_ok=True)
     for kind, (names, faces) in inputs.items():
-        for name, face in zip(names, faces.permute(0, 2, 3, 1).contiguous().numpy()):
-            path = folder / kind_folder(kind) / name
-            utils.make_folder(path.parent, "--write-inputs")
-            image = Image.fromarray(face)
+        paths = [folder / kind_folder(kind) / name for name in names]
+        for parent in {path.parent for path in paths}:
+            utils.make_folder(parent, "--write-inputs")
+        for path, image in zip(paths, to_images(faces)):
             utils.write_atomic(path, lambda temporary, image=image: image.save(temporary, "PNG"), flush=False)
     kinds = {kind: dict(zip(names, map(bytes.hex, map(bytes, thumbnails(faces))))) for kind, (names, faces) in inputs.items()}
     text = f'{MARK}, "options": {json.dumps(options)}, "kinds": {json.dumps(kinds)}}}\n'
