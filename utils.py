@@ -1,16 +1,17 @@
-"""What every script shares and is not the method: options, devices, precision, files, weights and
-pictures.
-"""
+"""What every script shares and is not the method: errors, options, devices, files, weights, pictures."""
 
 import argparse
 import contextlib
 import hashlib
+import io
 import os
+import re
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path, PurePath
-from typing import IO, Any
+from typing import Any
 from urllib.parse import urlparse
 
 import torch
@@ -33,6 +34,8 @@ SHIPPED = Path(__file__).resolve().parent / "weights"  # trained by this project
 # What a RuntimeError says if memory is lacking: the CPU's two, CUDA's, cuBLAS's and cuDNN's
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
 NO_WEIGHTS = "train with train_h2l.py and train.py (or try everything with `make demo`), or name another file"
+LUMINANCE = (0.299, 0.587, 0.114)  # of R, G and B, as in JPEG (ITU-R BT.601)
+GREY = 2.5 / 127.5  # channels that differ by up to 2 of 255 are equal but for a rounding, of JPEG or of a colour profile
 
 
 class UserError(Exception):
@@ -67,9 +70,7 @@ def leave_group() -> None:
 def explain_out_of_memory(
     batch_size: int, remedy: str = "lower --batch-size, or train with a smaller --width or with --precision bf16"
 ) -> Iterator[None]:
-    """Turn PyTorch's out-of-memory errors, of a GPU or of the CPU, into one that names the batch
-    size and the remedy.
-    """
+    """Turn PyTorch's out-of-memory errors, of a GPU or the CPU, into one with the batch size and the remedy."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -81,19 +82,20 @@ def explain_out_of_memory(
 
 
 def progress(*arguments: Any, **settings: Any) -> tqdm:
-    """tqdm's progress bar where standard error is a terminal; elsewhere, such as in a log file,
-    none.
-    """
+    """tqdm's progress bar where standard error is a terminal; elsewhere, such as in a log file, none."""
     return tqdm(*arguments, **{"disable": None} | settings)
+
+
+def plural(count: int, noun: str) -> str:
+    """1 image, 2 images."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 # --- options -------------------------------------------------------------------------------------
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose help shows every default and, for the method's settings, where the
-    default comes from.
-    """
+    """An argument parser whose help shows every default and, for the method's settings, its source."""
 
     def __init__(self, description: str, formatter_class: type = argparse.RawDescriptionHelpFormatter) -> None:
         super().__init__(description=description, formatter_class=formatter_class)
@@ -108,15 +110,11 @@ class Parser(argparse.ArgumentParser):
         self.current = self.sections[title]
 
     def option(self, name: str, default: Any, text: str, source: str | None = None, **settings: Any) -> None:
-        """Add --name; `source` says where the default comes from: the paper, the reference code or
-        this project.
+        """Add --name; source: where the default comes from: the paper, the reference code or this project.
 
-        Values with the metavar PATH, the default for text, or DIR are paths: ~ becomes the home
-        folder.
+        Values with the metavar PATH, the default for text, or DIR are paths: ~ becomes the home folder.
         """
         origin = f", {source}" if source else ""
-        if name == "device":
-            settings |= {"type": device_name, "choices": ("auto", "cuda", "cpu")}
         if "choices" not in settings and "action" not in settings:
             settings.setdefault("metavar", {int: "N", float: "X"}.get(type(default), "PATH"))
             settings.setdefault("type", os.path.expanduser if settings["metavar"] in ("PATH", "DIR") else type(default))
@@ -148,9 +146,7 @@ def check_framing(parser: Parser, options: argparse.Namespace) -> None:
 
 
 def warn_framing(path: Path, content: dict, options: argparse.Namespace) -> None:
-    """Print it if a weights file was trained on faces that were framed otherwise than the options
-    say.
-    """
+    """Print it if a weights file was trained on faces that were framed otherwise than the options say."""
     settings = content.get("settings", {})
     names = [name for name in ("resize", "crop") if name in settings]
     trained, here = (" ".join(f"--{name} {values[name]}" for name in names) for values in (settings, vars(options)))
@@ -158,65 +154,19 @@ def warn_framing(path: Path, content: dict, options: argparse.Namespace) -> None
         print(f"warning: {path} was trained with {trained}, this is {here}: its faces were framed otherwise")
 
 
-# --- files and words -----------------------------------------------------------------------------
-
-
-def plural(count: int, noun: str) -> str:
-    """1 image, 2 images."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def output_names(names: list[str], reserved: Collection[str] = ()) -> list[str]:
-    """The PNG name of each input: its own, with the extension replaced; where that is taken, with
-    the extension kept.
-
-    names: different relative paths, "/" between folders. Two names that differ in case alone count
-    as equal, as on Windows and macOS. The same inputs get the same names in every run, in whatever
-    order they come.
-    """
-    stems = {name: str(PurePath(name).with_suffix(".png")) for name in names}
-    wanted = Counter(stem.lower() for stem in stems.values())
-    # A file cannot have the name of a folder
-    taken = {name.lower() for name in reserved} | {str(up).lower() for name in names for up in PurePath(name).parents}
-    result = {}
-    # A name that no other input wants is never given away: those come first
-    for name in sorted(names, key=lambda name: (wanted[stems[name].lower()] > 1, name)):
-        output, number = stems[name], 1
-        if wanted[output.lower()] > 1 or output.lower() in taken:
-            output = f"{name}.png"
-        while output.lower() in taken:
-            number += 1
-            output = f"{name}.{number}.png"
-        taken.add(output.lower())
-        result[name] = output
-    return [result[name] for name in names]
-
-
-def thread_count() -> int:
-    """How many threads decode pictures: as many as this process has processors, but at most 8, for
-    each holds a picture.
-    """
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, available)
-
-
 # --- devices -------------------------------------------------------------------------------------
-
-
-def device_name(text: str) -> str:
-    """--device: as it is, but for Apple's GPUs, which are refused with the reason."""
-    if text == "mps":
-        raise argparse.ArgumentTypeError("mps has no float64, which the Sinkhorn distance needs; use --device cpu")
-    return text
 
 
 def choose_device(choice: str) -> torch.device:
     """auto, cuda or cpu -> the device; under torchrun each process has the GPU of its local rank.
 
-    auto takes the CPU, and says why, where a GPU does not compute. Raises UserError for a GPU that
-    is asked for and is not there or does not compute. fp32 is fp32 from then on: by default cuDNN
-    rounds the factors of its convolutions to the 10 bits of TF32.
+    auto takes the CPU, and says why, where a GPU does not compute. fp32 is fp32 from then on: by default cuDNN
+    rounds the factors of its convolutions to the 10 bits of TF32. Raises UserError for another choice, and for
+    a GPU that is asked for and is not there or does not compute.
     """
+    if choice not in ("auto", "cuda", "cpu"):
+        reason = "mps has no float64, which the Sinkhorn distance needs" if choice == "mps" else "not auto, cuda or cpu"
+        raise UserError(f"--device {choice}: {reason}; use --device cpu")
     torch.backends.cudnn.allow_tf32 = False
     if choice == "cpu" or (choice == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
@@ -250,9 +200,7 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def choose_precision(choice: str, device: torch.device) -> torch.dtype:
-    """auto, fp32 or bf16 -> the dtype of convolutions and linear layers; auto: bf16 where the
-    hardware multiplies it.
-    """
+    """auto, fp32 or bf16 -> the dtype of convolutions and linear layers; auto: bf16 where the hardware has it."""
     if choice == "auto":
         choice = "bf16" if has_bf16(device) else "fp32"
     return {"bf16": torch.bfloat16, "fp32": torch.float32}[choice]
@@ -263,11 +211,23 @@ def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
 
+def thread_count() -> int:
+    """How many threads decode pictures: one a processor of this process, but at most 8, for each holds a picture."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, available)
+
+
+# --- networks ------------------------------------------------------------------------------------
+
+
+def unwrap(network: nn.Module) -> nn.Module:
+    """The network inside DistributedDataParallel or AveragedModel, or the network."""
+    return network.module if isinstance(network, (DistributedDataParallel, AveragedModel)) else network
+
+
 @contextlib.contextmanager
 def frozen(network: nn.Module) -> Iterator[nn.Module]:
-    """The network itself, out of DistributedDataParallel, whose parameters get no gradients within
-    the block.
-    """
+    """The unwrapped network, whose parameters get no gradients within the block."""
     network = unwrap(network)
     network.requires_grad_(False)
     try:
@@ -278,9 +238,7 @@ def frozen(network: nn.Module) -> Iterator[nn.Module]:
 
 @contextlib.contextmanager
 def evaluating(*networks: nn.Module) -> Iterator[list[nn.Module]]:
-    """The networks in eval mode and without gradients: BatchNorm uses and keeps its running
-    statistics.
-    """
+    """The networks in eval mode and without gradients: BatchNorm uses and keeps its running statistics."""
     networks = [unwrap(network) for network in networks]
     modes = [network.training for network in networks]
     try:
@@ -292,9 +250,7 @@ def evaluating(*networks: nn.Module) -> Iterator[list[nn.Module]]:
 
 
 def fold_batchnorm(network: nn.Module) -> nn.Module:
-    """Fold every BatchNorm into the convolution before it, in place: the same function in eval
-    mode, in fewer steps.
-    """
+    """Fold every BatchNorm into the convolution before it, in place: in eval mode the same function, in fewer steps."""
     for layers in [module for module in network.modules() if isinstance(module, nn.Sequential)]:
         for index in range(len(layers) - 1):
             if isinstance(layers[index], nn.Conv2d) and isinstance(layers[index + 1], nn.BatchNorm2d):
@@ -303,70 +259,68 @@ def fold_batchnorm(network: nn.Module) -> nn.Module:
     return network
 
 
-def unwrap(network: nn.Module) -> nn.Module:
-    """The network inside DistributedDataParallel or AveragedModel, or the network."""
-    return network.module if isinstance(network, (DistributedDataParallel, AveragedModel)) else network
+def digest(tensors: dict[str, Tensor]) -> str:
+    """A short fingerprint of named tensors."""
+    fingerprint = hashlib.sha256()
+    for name in sorted(tensors):
+        fingerprint.update(name.encode() + tensors[name].detach().cpu().contiguous().numpy().tobytes())
+    return fingerprint.hexdigest()[:16]
 
 
-# --- checkpoints ---------------------------------------------------------------------------------
+# --- files ---------------------------------------------------------------------------------------
 
 
-class _DiskErrors:
-    """A file for torch.save, which raises a RuntimeError of its own where writing fails: keeps the
-    error of the disk.
+def relative_names(files: list[str], folders: list[str]) -> list[str]:
+    """Absolute paths, relative to the deepest folder that holds all the folders, with "/" between folders.
+
+    On several drives of Windows there is none: names then begin with the drive, as in C/faces/1.png.
     """
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self.stream = stream
-        self.error: OSError | None = None
-
-    def _try(self, action: Callable[..., Any], *arguments: Any) -> Any:
-        try:
-            return action(*arguments)
-        except OSError as error:
-            self.error = error
-            raise
-
-    def write(self, data: bytes) -> int:
-        return self._try(self.stream.write, data)
-
-    def flush(self) -> None:
-        self._try(self.stream.flush)
+    try:
+        base = os.path.commonpath(folders)
+    except ValueError:
+        return ["/".join(re.findall(r"[^\\/:]+", file)) for file in files]
+    return [os.path.relpath(file, base).replace(os.sep, "/") for file in files]
 
 
-def to_cpu(content: Any) -> Any:
-    """A state with its tensors on the CPU: through dictionaries, lists and tuples."""
-    if isinstance(content, Tensor):
-        return content.cpu()
-    if isinstance(content, dict):
-        return {key: to_cpu(value) for key, value in content.items()}
-    return type(content)(map(to_cpu, content)) if isinstance(content, (list, tuple)) else content
+def output_names(names: list[str], reserved: Collection[str] = ()) -> list[str]:
+    """The PNG name of each input: its extension replaced or, where that name is taken, kept.
 
-
-def save_checkpoint(path: Path, kind: str, content: dict) -> None:
-    """Write a checkpoint atomically. Raises UserError if the disk does not take it.
-
-    kind: what it holds: "h2l", "sr" (weights) or "h2l_state", "sr_state" (everything a run needs
-    to resume).
+    names: different relative paths, "/" between folders. Two names that differ in case alone count as equal, as on
+    Windows and macOS. The same inputs get the same names in every run, in whatever order they come.
     """
-    content = {"kind": kind, "version": CHECKPOINT_VERSION, **to_cpu(content)}  # errors of the GPU come before the file
+    stems = {name: str(PurePath(name).with_suffix(".png")) for name in names}
+    wanted = Counter(stem.lower() for stem in stems.values())
+    # A file cannot have the name of a folder
+    taken = {name.lower() for name in reserved} | {str(up).lower() for name in names for up in PurePath(name).parents}
+    result = {}
+    # A name that no other input wants is never given away: those come first
+    for name in sorted(names, key=lambda name: (wanted[stems[name].lower()] > 1, name)):
+        output, number = stems[name], 1
+        if wanted[output.lower()] > 1 or output.lower() in taken:
+            output = f"{name}.png"
+        while output.lower() in taken:
+            number += 1
+            output = f"{name}.{number}.png"
+        taken.add(output.lower())
+        result[name] = output
+    return [result[name] for name in names]
 
-    def write(temporary: Path) -> None:
-        with open(temporary, "wb") as stream:
-            file = _DiskErrors(stream)
-            try:
-                torch.save(content, file)
-            except RuntimeError:
-                if file.error:
-                    raise file.error from None
-                raise
 
-    write_atomic(path, write)
+def make_folder(folder: Path, option: str) -> None:
+    """Make a folder, with its parents, and make sure that it can be written to.
+
+    Raises UserError, with the option that names it, if either fails.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write to the folder {folder} ({error}): name another with {option}") from error
 
 
 def write_atomic(path: Path, write: Callable[[Path], Any], flush: bool = True) -> None:
-    """Write a file atomically: `write` fills a temporary file beside `path`, which is flushed and
-    renamed to `path`.
+    """Write a file atomically: `write` fills a temporary file beside `path`, which is flushed and renamed to `path`.
 
     flush: wait for the disk, so that the file also survives a power cut; pictures can do without.
     Raises UserError for an error of the disk; errors of any other kind pass.
@@ -387,14 +341,26 @@ def write_atomic(path: Path, write: Callable[[Path], Any], flush: bool = True) -
             temporary.unlink(missing_ok=True)
 
 
-def make_folder(folder: Path, option: str) -> None:
-    """Make a folder to write to, with its parents. Raises UserError, with the option that names
-    it, if that fails.
+# --- checkpoints ---------------------------------------------------------------------------------
+
+
+def to_cpu(content: Any) -> Any:
+    """A state with its tensors on the CPU: through dictionaries, lists and tuples."""
+    if isinstance(content, Tensor):
+        return content.cpu()
+    if isinstance(content, dict):
+        return {key: to_cpu(value) for key, value in content.items()}
+    return type(content)(map(to_cpu, content)) if isinstance(content, (list, tuple)) else content
+
+
+def save_checkpoint(path: Path, kind: str, content: dict) -> None:
+    """Write a checkpoint atomically. Raises UserError if the disk does not take it.
+
+    kind: "h2l", "sr" (weights), or "h2l_state", "sr_state" (everything that a run needs to resume).
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write to the folder {folder} ({error}): name another with {option}") from error
+    buffer = io.BytesIO()  # into a file, torch.save hides the disk's error behind a RuntimeError of its own
+    torch.save({"kind": kind, "version": CHECKPOINT_VERSION, **to_cpu(content)}, buffer)
+    write_atomic(path, lambda temporary: temporary.write_bytes(buffer.getbuffer()))
 
 
 def load_tensors(path: Path, remedy: str) -> Any:
@@ -414,8 +380,7 @@ def load_tensors(path: Path, remedy: str) -> Any:
 def load_checkpoint(path: Path, kind: str, remedy: str) -> dict:
     """Read a checkpoint of this project.
 
-    Raises UserError, with the remedy, for a file that is missing, truncated, of another
-    program, kind or version.
+    Raises UserError, with the remedy, for a file that is missing, truncated, or of another program, kind or version.
     """
     content = load_tensors(path, remedy)
     if not isinstance(content, dict) or "kind" not in content:
@@ -423,15 +388,15 @@ def load_checkpoint(path: Path, kind: str, remedy: str) -> dict:
     if content["kind"] != kind:
         raise UserError(f"{path} holds '{content['kind']}', not '{kind}': {remedy}")
     if content.get("version") != CHECKPOINT_VERSION:
-        raise UserError(
-            f"{path} has format version {content.get('version')}, this program reads {CHECKPOINT_VERSION}: {remedy}"
-        )
+        versions = f"format version {content.get('version')}, this program reads {CHECKPOINT_VERSION}"
+        raise UserError(f"{path} has {versions}: {remedy}")
     return content
 
 
 def load_weights(network: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
-    """Load weights into a network; a UserError names the tensor that is missing, unknown, of
-    another shape or not finite.
+    """Load weights into a network.
+
+    Raises UserError with the tensor that is missing, unknown, of another shape or not finite.
     """
     expected = network.state_dict()
     name = type(network).__name__
@@ -449,8 +414,7 @@ def load_weights(network: nn.Module, weights: dict[str, Tensor], path: Path) -> 
 def load_networks(path: Path, kind: str, constructors: dict[str, Callable[[int], nn.Module]], remedy: str) -> dict:
     """Build the networks of an inference file at its own width and load them, in eval mode.
 
-    constructors: name in the file -> class. Returns name -> network, and under "content" the whole
-    file.
+    constructors: name in the file -> class. Returns name -> network and, under "content", the whole file.
     """
     content = load_checkpoint(path, kind, remedy)
     networks: dict[str, Any] = {"content": content}
@@ -464,118 +428,52 @@ def load_networks(path: Path, kind: str, constructors: dict[str, Callable[[int],
 
 
 def load_degradation(path: Path, remedy: str) -> tuple[DegradationGenerator, dict]:
-    """The degradation generator of an h2l.pth, in eval mode and frozen, and the content of the
-    file.
-    """
+    """The degradation generator of an h2l.pth, in eval mode and frozen, and the content of the file."""
     loaded = load_networks(path, "h2l", {"generator": DegradationGenerator}, remedy)
     return loaded["generator"].requires_grad_(False), loaded["content"]
 
 
-def common_width(contents: list[dict], option: str, noun: str) -> int:
-    """The width of all these inference files, as `load_networks` read them.
-
-    Raises UserError if they have several; option, noun: by what the message calls the files.
-    """
-    widths = sorted({content["width"] for content in contents})
-    if len(widths) > 1:
-        raise UserError(f"{option} have the widths {', '.join(map(str, widths))}: give {noun} of one width")
-    return widths[0]
-
-
 def find_weights(given: str, name: str) -> Path:
-    """The weights file to use: the one that the user named, else Trained_Models/NAME.pth,
-    else the shipped one.
-    """
+    """The weights file to use: the one that the user named, else Trained_Models/NAME.pth, else the shipped one."""
     own, shipped = Path("Trained_Models", f"{name}.pth"), SHIPPED / f"{name}.pth"
     return Path(given) if given else own if own.exists() or not shipped.exists() else shipped
 
 
 def describe(path: Path, content: dict) -> str:
-    """One line on a weights file: which it is and, of a shipped one, what it was trained on and
-    its licence terms.
-    """
+    """One line on a weights file: which it is and, if it says so, what it was trained on and its licence."""
     about = content.get("about")
     texts = [f"{name}: {text}" for name, text in about.items()] if isinstance(about, dict) else []
     return "; ".join([f"weights: {path}, width {content['width']}", *texts])
-
-
-class SuperResolver:
-    """S(E(x)) of an sr.pth: the one way in which every script super-resolves, so that what is
-    measured is what is delivered.
-
-    The weights are cast to the precision, BatchNorm is folded into the convolutions, and maps lie
-    channels last.
-    """
-
-    def __init__(self, path: Path, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
-        """Load E and S in eval mode. Raises UserError, with the remedy, for a file that cannot be
-        used.
-        """
-        loaded = load_networks(path, "sr", {"extractor": FeatureExtractor, "decoder": Decoder}, NO_WEIGHTS)
-        self.path, self.device, self.dtype = path, device, dtype
-        self.content: dict = loaded["content"]
-        self.extractor, self.decoder = (
-            fold_batchnorm(loaded[name]).to(device, dtype, memory_format=torch.channels_last).requires_grad_(False)
-            for name in ("extractor", "decoder")
-        )
-
-    @property
-    def description(self) -> str:
-        """Which file it is and, of a shipped one, what it was trained on and its terms."""
-        return describe(self.path, self.content)
-
-    @torch.inference_mode()
-    def features(self, faces: Tensor) -> Tensor:
-        """uint8 [N, 3, 16, 16], on any device -> E(x) [N, width, 4, 4], in the precision."""
-        x = to_unit_range(faces.to(self.device))
-        return self.extractor(x.to(self.dtype, memory_format=torch.channels_last))
-
-    @torch.inference_mode()
-    def __call__(self, faces: Tensor) -> Tensor:
-        """uint8 [N, 3, 16, 16] -> S(E(x)) [N, 3, 64, 64], fp32, about [-1, 1], not clamped."""
-        return self.decoder(self.features(faces)).float()
-
-    @torch.inference_mode()
-    def both(self, faces: Tensor) -> tuple[Tensor, Tensor]:
-        """The SR of faces, and its mean with that of their mirror images, mirrored back (Timofte
-        et al., CVPR 2016).
-
-        Grain, which differs between the two, loses half its power; what both agree on stays.
-        """
-        images = self(faces)
-        return images, (images + self(faces.flip(-1)).flip(-1)) / 2
-
-    def pictures(self, faces: Tensor, ensemble: bool = False) -> Tensor:
-        """uint8 [N, 3, 16, 16] -> uint8 [N, 3, 64, 64], what is delivered; ensemble: the mean of
-        `both`.
-        """
-        return to_bytes(self.both(faces)[1] if ensemble else self(faces))
 
 
 @contextlib.contextmanager
 def downloading(url: str, option: str, name: str, remedy: str) -> Iterator[None]:
     """Load a file through torch's download cache within the block; its errors become UserErrors.
 
-    A cached file that cannot be used is named, and to be deleted: nothing else replaces it.
+    A cached file that is damaged, or another one than its name's hash says, is named, and to be deleted: nothing else
+    replaces it.
     """
     cached = Path(torch.hub.get_dir(), "checkpoints", PurePath(urlparse(url).path).name)
-    found = cached.exists()
+    damaged = f"{option}: {cached}, in PyTorch's download cache, is damaged"
+    instead = f"delete it, and it is downloaded again; or, {remedy}"
+    found, wanted = cached.exists(), re.search(r"-([0-9a-f]{8,})\.", cached.name)
+    # torch checks the hash of what it downloads alone
+    if found and wanted and not hashlib.sha256(cached.read_bytes()).hexdigest().startswith(wanted[1]):
+        raise UserError(f"{damaged} (another file than its name says): {instead}")
     try:
         yield
     except (ImportError, MemoryError):
         raise
     except Exception as error:  # PyTorch's unpickler raises nearly every built-in type on damaged files
         if found:
-            why = f"{cached}, in PyTorch's download cache, is damaged ({type(error).__name__})"
-            raise UserError(f"{option}: {why}: delete it, and it is downloaded again; or, {remedy}") from error
+            raise UserError(f"{damaged} ({type(error).__name__}): {instead}") from error
         raise UserError(f"{option}: the download of {name} failed ({error}): {remedy}") from error
 
 
 def load_perceptual_weights(choice: str, say: Callable[[str], None] = print) -> dict[str, Tensor] | None:
-    """--vgg-weights: the state dict of VGG19's five convolutions up to conv3_1; None for random
-    weights.
+    """--vgg-weights: the state dict of VGG19's five convolutions up to conv3_1; None for random weights.
 
-    say: prints a line.
+    say: prints a line. Raises UserError for a file or a download that cannot be used.
     """
     names = [f"{index}.{kind}" for _, _, index in VGG_CONVOLUTIONS for kind in ("weight", "bias")]
     if choice == "random":
@@ -591,8 +489,6 @@ def load_perceptual_weights(choice: str, say: Callable[[str], None] = print) -> 
         )
         with downloading(source.url, "--vgg-weights imagenet", "torchvision's VGG19", remedy):
             weights = source.get_state_dict(progress=True, check_hash=True)
-            if any(f"features.{name}" not in weights for name in names):
-                raise ValueError("not VGG19's weights")
     else:
         remedy = "--vgg-weights takes imagenet, random, or a state dict of torchvision's vgg19() or vgg19().features"
         weights = load_tensors(Path(choice), remedy)
@@ -608,12 +504,72 @@ def load_perceptual_weights(choice: str, say: Callable[[str], None] = print) -> 
     return {name: weights[name].clone() for name in names}
 
 
-def digest(tensors: dict[str, Tensor]) -> str:
-    """A short fingerprint of named tensors."""
-    fingerprint = hashlib.sha256()
-    for name in sorted(tensors):
-        fingerprint.update(name.encode() + tensors[name].detach().cpu().contiguous().numpy().tobytes())
-    return fingerprint.hexdigest()[:16]
+# --- super-resolution ----------------------------------------------------------------------------
+
+
+def keep_grey(faces: Tensor, images: Tensor) -> Tensor:
+    """The SR images; of a face whose three channels are equal, their luminance: what is grey in is grey out.
+
+    faces: [N, 3, 16, 16], images: [N, 3, 64, 64], both floating point in about [-1, 1].
+    """
+    colour = (faces.amax(dim=1) - faces.amin(dim=1)).flatten(1).amax(dim=1)
+    luminance = (images * images.new_tensor(LUMINANCE).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
+    return torch.where((colour < GREY).view(-1, 1, 1, 1), luminance, images)
+
+
+class SuperResolver:
+    """S(E(x)) of an sr.pth: the one way in which every script super-resolves: what is measured is what is delivered.
+
+    The weights are cast to the precision, BatchNorm is folded into the convolutions, and maps lie channels last.
+    """
+
+    def __init__(self, path: Path, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
+        """Load E and S in eval mode. Raises UserError, with the remedy, for a file that cannot be used."""
+        loaded = load_networks(path, "sr", {"extractor": FeatureExtractor, "decoder": Decoder}, NO_WEIGHTS)
+        self.path, self.device, self.dtype = path, device, dtype
+        self.content: dict = loaded["content"]
+        self.extractor, self.decoder = (
+            fold_batchnorm(loaded[name]).to(device, dtype, memory_format=torch.channels_last).requires_grad_(False)
+            for name in ("extractor", "decoder")
+        )
+
+    @property
+    def description(self) -> str:
+        """Which file it is and, of a shipped one, what it was trained on and its terms."""
+        return describe(self.path, self.content)
+
+    @torch.inference_mode()
+    def features(self, faces: Tensor) -> Tensor:
+        """E(x) of uint8 faces on any device, in the precision.
+
+        [N, 3, 16, 16] -> [N, width, 4, 4]
+        """
+        x = to_unit_range(faces.to(self.device))
+        return self.extractor(x.to(self.dtype, memory_format=torch.channels_last))
+
+    @torch.inference_mode()
+    def __call__(self, faces: Tensor) -> Tensor:
+        """S(E(x)) of uint8 faces: fp32, about [-1, 1], not clamped; grey where the face is grey.
+
+        [N, 3, 16, 16] -> [N, 3, 64, 64]
+        """
+        return keep_grey(to_unit_range(faces.to(self.device)), self.decoder(self.features(faces)).float())
+
+    @torch.inference_mode()
+    def both(self, faces: Tensor) -> tuple[Tensor, Tensor]:
+        """The SR of faces, and its mean with that of their mirror images, mirrored back (Timofte et al., CVPR 2016).
+
+        Grain, which differs between the two, loses half its power; what both agree on stays.
+        """
+        images = self(faces)
+        return images, (images + self(faces.flip(-1)).flip(-1)) / 2
+
+    def pictures(self, faces: Tensor, ensemble: bool = False) -> Tensor:
+        """What is delivered of uint8 faces, as uint8; ensemble: the mean of `both`.
+
+        [N, 3, 16, 16] -> [N, 3, 64, 64]
+        """
+        return to_bytes(self.both(faces)[1] if ensemble else self(faces))
 
 
 # --- pictures ------------------------------------------------------------------------------------
@@ -630,38 +586,34 @@ def to_bytes(images: Tensor) -> Tensor:
 
 
 def saturated(images: Tensor) -> Tensor:
-    """The share of each image's values outside [-1, 1], which clamping would lose: [N, 3, H, W] ->
-    [N].
+    """The share of each image's values outside [-1, 1], which clamping would lose.
+
+    [N, 3, H, W] -> [N]
     """
     return (~(images.detach().abs() <= 1)).float().flatten(1).mean(dim=1)  # NaN is lost, too
 
 
 def psnr(images: Tensor, targets: Tensor) -> Tensor:
-    """Each image's peak signal-to-noise ratio, RGB, rounded to 8 bits: [N, 3, H, W] in [-1, 1] ->
-    [N], dB, at most 78.
+    """Each image's peak signal-to-noise ratio in dB, at most 78: RGB, rounded to 8 bits.
+
+    [N, 3, H, W] in [-1, 1] -> [N]
     """
     error = (to_bytes(images).float() - to_bytes(targets).float()).square().flatten(1).mean(dim=1)
     return 10 * torch.log10(255**2 / error.clamp(min=1e-3))
 
 
-def enlarge(images: Tensor) -> Tensor:
-    """LR faces at the size of HR ones, each pixel a square, to stand beside HR ones: [N, 3, 16,
-    16] -> [N, 3, 64, 64].
-    """
-    return nn.functional.interpolate(images.float(), size=(HR_SIZE, HR_SIZE), mode="nearest")
-
-
 def save_sheet(path: Path, rows: dict[str, Tensor], columns: int = SHEET_COLUMNS) -> None:
-    """Write a sheet of pictures: title -> [N, 3, H, W] in [-1, 1], `columns` of them a row; LR
-    faces are enlarged.
+    """Write a sheet of pictures, `columns` of them a row; LR faces are enlarged, each pixel a square.
+
+    rows: title -> [N, 3, H, W] in [-1, 1]. Raises UserError if the disk does not take it.
     """
     import torchvision  # as above
 
     grids = []
     for images in rows.values():
-        images = images.detach().cpu()
+        images = images.detach().cpu().float()
         if images.shape[-1] < HR_SIZE:
-            images = enlarge(images)
+            images = nn.functional.interpolate(images, size=(HR_SIZE, HR_SIZE), mode="nearest")
         grids.append(torchvision.utils.make_grid(to_bytes(images), nrow=min(columns, len(images)), padding=2, pad_value=255))
     title_height = 14
     sheet = Image.new("RGB", (max(grid.shape[2] for grid in grids), sum(g.shape[1] + title_height for g in grids)), "white")

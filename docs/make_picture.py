@@ -1,10 +1,9 @@
-"""Makes the pictures of README.md with the shipped weights: docs/shipped.png and docs/photograph.jpg.
+"""Make the README's figures with the shipped weights: docs/shipped.png and docs/photograph.jpg.
 
-Usage:
-    python docs/make_picture.py
+python docs/make_picture.py
 
-Each photograph in docs/faces is reduced to 16x16 px and degraded by blur, noise and JPEG, always in the same way. test.py then
-super-resolves it. docs/photograph/people.png goes through test.py --photos, its faces being known (boxes.csv).
+Each photograph in docs/faces is reduced to 16x16 px and degraded by blur, noise and JPEG, always in the same way; test.py then
+super-resolves it. docs/photograph/people.png goes through photos.py, its faces being known (boxes.csv).
 docs/faces/README.md names the photographs' sources and licences.
 """
 
@@ -12,6 +11,7 @@ import io
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import ModuleType
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
@@ -19,15 +19,11 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 DOCS = Path(__file__).resolve().parent
 sys.path.insert(0, str(DOCS.parent))
 
+import photos  # noqa: E402
 import test  # noqa: E402, the project's test.py
 
-SIZE = 88  # px of a face in the picture
-GAP = 4  # px between faces
-LABELS = 104  # px, the width of the column of labels
-BLUR = 0.4  # px of the LR face, standard deviation
-NOISE = 4.0  # of 255, standard deviation
-QUALITY = 85  # JPEG
-SEED = 0
+SIZE, GAP, LABELS = 88, 4, 104  # px: a face in the figure, between faces, the column of labels
+BLUR, NOISE, QUALITY = 0.4, 4.0, 85  # standard deviations in px of the LR face and of 255; JPEG
 ROWS = ("photograph", "LR, 16x16 px", "bicubic", "ours")
 
 
@@ -40,34 +36,11 @@ def degrade(photograph: Image.Image, random: np.random.Generator) -> Image.Image
     return Image.open(stream).convert("RGB")
 
 
-def run_test(inputs: Path, outputs: Path, *options: str) -> None:
-    """Run test.py --self-ensemble with the shipped weights, on the CPU in fp32."""
-    weights = DOCS.parent / "weights" / "sr.pth"
-    paths = ["--input", str(inputs), "--output", str(outputs), "--weights", str(weights)]
-    test.main([*paths, "--device", "cpu", "--precision", "fp32", "--self-ensemble", *options])
-
-
-def super_resolve(faces: list[Image.Image]) -> list[Image.Image]:
-    """The SR of 16x16 px faces, 64x64 px each."""
-    with TemporaryDirectory() as folder:
-        inputs, outputs = Path(folder, "LR"), Path(folder, "SR")
-        inputs.mkdir()
-        for index, face in enumerate(faces):
-            face.save(inputs / f"{index:03}.png")
-        run_test(inputs, outputs)
-        return [Image.open(outputs / f"{index:03}.png").convert("RGB") for index in range(len(faces))]
-
-
-def photograph() -> Image.Image:
-    """The photograph enlarged by bicubic interpolation, and below it with its faces super-resolved."""
-    source = DOCS / "photograph" / "people.png"
-    with TemporaryDirectory() as folder:
-        run_test(source, Path(folder), "--photos", "--boxes", str(DOCS / "photograph" / "boxes.csv"))
-        plain, ours = (Image.open(Path(folder, name)).convert("RGB") for name in ("people.bicubic.png", "people.png"))
-    picture = Image.new("RGB", (plain.width, 2 * plain.height + GAP), "white")
-    picture.paste(plain, (0, 0))
-    picture.paste(ours, (0, plain.height + GAP))
-    return picture
+def run(script: ModuleType, inputs: Path, outputs: Path, *options: str) -> dict[str, Image.Image]:
+    """What test.py or photos.py makes of pictures with the shipped weights, in fp32 on the CPU: name -> picture."""
+    paths = ["--input", str(inputs), "--output", str(outputs), "--weights", str(DOCS.parent / "weights/sr.pth")]
+    script.main([*paths, "--device", "cpu", "--precision", "fp32", "--self-ensemble", *options])
+    return {path.name: Image.open(path).convert("RGB") for path in sorted(outputs.iterdir())}
 
 
 def sheet(rows: list[list[Image.Image]]) -> Image.Image:
@@ -78,19 +51,29 @@ def sheet(rows: list[list[Image.Image]]) -> Image.Image:
     for row, (name, faces) in enumerate(zip(ROWS, rows, strict=True)):
         draw.text((0, row * step + SIZE // 2), name, fill="black", font=font, anchor="lm")
         for column, face in enumerate(faces):
-            filter_ = Image.Resampling.NEAREST if face.width == 16 else Image.Resampling.BICUBIC
-            picture.paste(face.resize((SIZE, SIZE), filter_), (LABELS + column * step, row * step))
+            kind = Image.Resampling.NEAREST if face.width == 16 else Image.Resampling.BICUBIC
+            picture.paste(face.resize((SIZE, SIZE), kind), (LABELS + column * step, row * step))
     return picture
 
 
 def main() -> None:
-    """Writes docs/shipped.png and docs/photograph.jpg."""
-    photographs = [Image.open(path).convert("RGB") for path in sorted((DOCS / "faces").glob("*.png"))]
-    random = np.random.default_rng(SEED)
-    lr_faces = [degrade(photograph, random) for photograph in photographs]
+    faces = [Image.open(path).convert("RGB") for path in sorted((DOCS / "faces").glob("*.png"))]
+    random = np.random.default_rng(0)
+    lr_faces = [degrade(face, random) for face in faces]
     bicubic = [face.resize((64, 64), Image.Resampling.BICUBIC) for face in lr_faces]
-    sheet([photographs, lr_faces, bicubic, super_resolve(lr_faces)]).save(DOCS / "shipped.png", optimize=True)
-    photograph().save(DOCS / "photograph.jpg", quality=85)
+    with TemporaryDirectory() as folder:
+        for index, face in enumerate(lr_faces):
+            face.save(Path(folder, f"{index:03}.png"))
+        ours = list(run(test, Path(folder), Path(folder, "out")).values())
+        sheet([faces, lr_faces, bicubic, ours]).save(DOCS / "shipped.png", optimize=True)
+    with TemporaryDirectory() as folder:
+        known = str(DOCS / "photograph/boxes.csv")
+        enlarged = run(photos, DOCS / "photograph/people.png", Path(folder), "--boxes", known)
+    plain, ours = enlarged["people.bicubic.png"], enlarged["people.png"]
+    picture = Image.new("RGB", (plain.width, 2 * plain.height + GAP), "white")
+    picture.paste(plain, (0, 0))
+    picture.paste(ours, (0, plain.height + GAP))
+    picture.save(DOCS / "photograph.jpg", quality=85)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,11 @@
-"""Which device is chosen, by a pretended torch.cuda, and what its errors are turned into."""
+"""Which device is chosen, by a pretended torch.cuda, what its errors are turned into, and which files are taken."""
+
+import hashlib
+from pathlib import Path
 
 import pytest
 import torch
+from torchvision.models import VGG19_Weights
 
 import utils
 
@@ -25,24 +29,20 @@ def gpus(monkeypatch):
     return pretend
 
 
-def test_each_process_has_the_gpu_of_its_local_rank(gpus, monkeypatch):
-    gpus(2)
-    assert utils.choose_device("auto") == torch.device("cuda", 0)
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    assert utils.choose_device("cuda") == torch.device("cuda", 1)
-    monkeypatch.setenv("LOCAL_RANK", "2")
-    with pytest.raises(utils.UserError, match=r"process 2 .* no GPU \(2 in all\): start at most 2 processes"):
-        utils.choose_device("auto")
-
-
-def test_a_process_that_sees_one_gpu_alone_takes_it(gpus, monkeypatch):
-    gpus(1)
-    monkeypatch.setenv("LOCAL_RANK", "3")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
-    assert utils.choose_device("auto") == torch.device("cuda", 0)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    with pytest.raises(utils.UserError, match="start at most 1"):
-        utils.choose_device("auto")
+@pytest.mark.parametrize("count, rank, visible, index", [
+    (2, None, None, 0), (2, "1", None, 1), (2, "2", None, None), (1, "3", "3", 0), (1, "3", None, None),
+])  # fmt: skip
+def test_each_process_has_the_gpu_of_its_local_rank(count, rank, visible, index, gpus, monkeypatch):
+    """Or the only one that it sees; index: None where there is none for it."""
+    gpus(count)
+    for name, value in (("LOCAL_RANK", rank), ("CUDA_VISIBLE_DEVICES", visible)):
+        if value:
+            monkeypatch.setenv(name, value)
+    if index is None:
+        with pytest.raises(utils.UserError, match=f"start at most {count} processes"):
+            utils.choose_device("auto")
+    else:
+        assert utils.choose_device("auto") == utils.choose_device("cuda") == torch.device("cuda", index)
 
 
 def test_a_gpu_that_the_build_has_no_kernels_for(gpus, capsys):
@@ -59,13 +59,10 @@ def test_fp32_is_not_tf32(monkeypatch):
     assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
 
 
-def test_apples_gpus_are_refused_with_the_reason(capsys):
-    parser = utils.Parser("")
-    parser.option("device", "auto", "which")
-    assert parser.parse_args(["--device", "cuda"]).device == "cuda"
-    with pytest.raises(SystemExit):
-        parser.parse_args(["--device", "mps"])
-    assert "mps has no float64" in capsys.readouterr().err
+@pytest.mark.parametrize("choice, reason", [("mps", "float64"), ("gpu", "auto, cuda or cpu")])
+def test_other_devices_are_refused_with_the_reason(choice, reason):
+    with pytest.raises(utils.UserError, match=f"--device {choice}: .*{reason}"):
+        utils.choose_device(choice)
 
 
 @pytest.mark.parametrize("text", [
@@ -83,7 +80,7 @@ def test_what_the_libraries_of_a_gpu_say_when_memory_is_lacking(text):
 
 
 def test_a_state_is_copied_to_the_cpu_before_it_is_written(tmp_path, monkeypatch):
-    """An error of the device is not reported as one of the file."""
+    """So that it loads on a machine without a GPU."""
     moved = []
     monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: moved.append(tensor) or tensor)
     content = {"a": {"b": [torch.zeros(2), (torch.ones(1), 0.5)]}, "c": "text"}
@@ -92,9 +89,15 @@ def test_a_state_is_copied_to_the_cpu_before_it_is_written(tmp_path, monkeypatch
     read = utils.load_checkpoint(tmp_path / "state.pth", "sr_state", "")
     assert read["a"]["b"][1] == (torch.ones(1), 0.5) and read["c"] == "text"
 
-    def fail(tensor):
-        raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    monkeypatch.setattr(torch.Tensor, "cpu", fail)
-    with pytest.raises(RuntimeError, match="illegal memory access"):
-        utils.save_checkpoint(tmp_path / "state.pth", "sr_state", content)
+def test_a_cached_download_must_have_the_hash_in_its_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    vgg = tmp_path / "checkpoints" / Path(VGG19_Weights.IMAGENET1K_V1.url).name
+    vgg.parent.mkdir()
+    torch.save({"features.0.weight": torch.zeros(64, 3, 3, 3)}, vgg)  # of VGG16, perhaps
+    with pytest.raises(utils.UserError, match=f"{vgg}.*another file.*delete it"):
+        utils.load_perceptual_weights("imagenet")
+    name = f"net-{hashlib.sha256(vgg.read_bytes()).hexdigest()[:8]}.pth"
+    vgg.rename(vgg.with_name(name))
+    with utils.downloading(f"https://example.org/{name}", "--option", "a network", "a remedy"):
+        pass

