@@ -306,41 +306,29 @@ def test_an_interrupted_run_resumes(tmp_path, monkeypatch):
         run("--lfw", folder, "--out", tmp_path / "out", "--crop", 80)
 
 
-def test_a_changed_photograph_a_lost_face_and_one_that_could_not_be_read_are_cut_again(tmp_path, capsys):
-    save(noise(80, 80, 1), tmp_path / "photos/a.png")
-    (tmp_path / "photos/b.png").write_text("no picture yet")
+def test_a_changed_photograph_a_lost_face_and_one_that_could_not_be_read_are_cut_again(tmp_path, monkeypatch):
+    for seed, name in enumerate("ab"):
+        save(noise(80, 80, seed), tmp_path / f"photos/{name}.png")
     (tmp_path / "photos/boxes.csv").write_text("path,x,y,w,h\na.png,20,20,12,12\nb.png,20,20,12,12\n")
     options = ("--boxes", tmp_path / "photos/boxes.csv", "--out", tmp_path / "out")  # beside its photographs
-    run(*options)
-    assert "b.png is not an image" in capsys.readouterr().err
     faces = [tmp_path / f"out/lr/photos/{name}.png.001.png" for name in "ab"]
+    with monkeypatch.context() as patch:  # as where a plug-in is not installed yet, or a permission is missing
+
+        def load(path):
+            if str(path).endswith("photos/b.png"):
+                raise ImageError("cannot be read (Permission denied)")
+            return load_image(path)
+
+        patch.setattr(make_faces, "load_image", load)
+        run(*options)
     first = faces[0].read_bytes()
+    assert not faces[1].exists()
     faces[0].unlink()
-    (tmp_path / "new.png").write_bytes(b"")
-    save(noise(80, 80, 2), tmp_path / "new.png")
-    status = (tmp_path / "photos/b.png").stat()
-    (tmp_path / "new.png").replace(tmp_path / "photos/b.png")
-    assert status.st_size != (tmp_path / "photos/b.png").stat().st_size
     run(*options)
     assert faces[0].read_bytes() == first and faces[1].exists()
     save(noise(81, 80, 2), tmp_path / "photos/a.png")
     run(*options)
     assert faces[0].read_bytes() != first
-
-
-def test_a_plug_in_that_was_installed_since_is_used(tmp_path, monkeypatch):
-    """The file is the same: what could not be read is not remembered."""
-    save(noise(80, 80), tmp_path / "a.png")
-    (tmp_path / "boxes.csv").write_text("path,x,y,w,h\na.png,20,20,12,12\n")
-
-    def refuse(path):
-        raise ImageError("is a picture in the format HEIC")
-
-    with monkeypatch.context() as patch, pytest.raises(utils.UserError):
-        patch.setattr(make_faces, "load_image", refuse)
-        run("--boxes", tmp_path / "boxes.csv", "--out", tmp_path / "out")
-    run("--boxes", tmp_path / "boxes.csv", "--out", tmp_path / "out")
-    assert (tmp_path / "out/lr/photos/a.png.001.png").exists()
 
 
 def test_bad_inputs(tmp_path):
