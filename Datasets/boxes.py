@@ -118,13 +118,13 @@ def _read_table(path: Path, text: str) -> dict[str, list[Box]]:
 
 
 def _make_box(values: list[str], path: Path, row: int) -> Box:
-    """A box of four or five texts x, y, w, h, score; raises UserError unless they are finite and not negative sizes."""
+    """A box of four or five texts x, y, w, h, score; raises UserError unless they are finite."""
     try:
         box = Box(*(float(value) for value in values))
     except ValueError as error:
         raise UserError(f"{path}, line {row}: {' '.join(values)!r} should be the numbers x y w h: fix the line") from error
-    if not all(math.isfinite(value) for value in box[:5]) or box.w < 0 or box.h < 0:
-        raise UserError(f"{path}, line {row}: the box {' '.join(values[:4])} is not finite, or of negative size: fix the line")
+    if not all(math.isfinite(value) for value in box[:5]):
+        raise UserError(f"{path}, line {row}: the box {' '.join(values[:4])} is not finite: fix the line")
     return box
 
 
@@ -160,7 +160,7 @@ def _wider_box(values: list[str], path: Path, line: int) -> Box:
     if len(values) not in (4, 10):
         raise UserError(f"{path}, line {line}: expected x y w h and perhaps six attributes, found {' '.join(values)!r}")
     box = _make_box(values[:4], path, line)
-    if not box.w or not box.h:  # the set itself has a few
+    if box.w <= 0 or box.h <= 0:  # the set itself has a few
         return box._replace(w=0.0, h=0.0, reason="without a size in the annotation")
     attributes = dict(zip(WIDER_ATTRIBUTES, values[4:]))
     if attributes and (attributes["invalid"] not in "01" or attributes["pose"] not in "01"):

@@ -140,8 +140,13 @@ def _apply_profile(image: Image.Image, profile: bytes) -> Image.Image:
         mode = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}[space]
         if (mode == "CMYK") != (image.mode == "CMYK"):
             return image.convert("RGB")
-        transform = _transform(profile, mode)
-        return transform.apply(image.convert(mode)) if transform else image.convert("RGB")
+        transform, source = _transform(profile, mode), image.convert(mode)
+        if transform is None:
+            return image.convert("RGB")
+        pixels = transform.apply(source)
+        if mode == "L" or mode == "RGB" and is_grey(source, 1e-9):  # what is grey stays grey, to the last bit
+            return pixels.getchannel("G").convert("RGB")
+        return pixels
     except (ImageCms.PyCMSError, OSError, KeyError, ImportError):  # ImportError: a Pillow that was built without LittleCMS
         return image.convert("RGB")
 

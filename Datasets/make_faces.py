@@ -171,15 +171,18 @@ def boxed_photographs(place: Path, options: argparse.Namespace) -> list[Source]:
     """The photographs of --boxes that are there; says which are not, and which of --photos it does not name."""
     folder = place.parent if place.is_file() else place
     known, missing = find_photographs(read_boxes(Path(options.boxes)), folder)
+    if options.photos:
+        files = [place] if place.is_file() else walk_files(place, without=options.out)
+        pictures = [os.path.abspath(path) for path in files if path.suffix.lower() in Image.registered_extensions()]
+        if unnamed := [path for path in pictures if path not in known]:
+            print(f"left out: {plural(len(unnamed), 'photograph')} that {options.boxes} does not name, such as {unnamed[0]}")
+        if place.is_file():
+            known = {path: boxes for path, boxes in known.items() if path == os.path.abspath(place)}
     if not known:
-        raise utils.UserError(f"{options.boxes} names no photograph in {folder}, such as {missing[0]}: check --photos")
+        example = f", such as {missing[0]}" if missing else ""
+        raise utils.UserError(f"{options.boxes} names no photograph in {place}{example}: check --photos")
     if missing:
         print(f"left out: {plural(len(missing), 'photograph')} of {options.boxes} not found in {folder}, such as {missing[0]}")
-    files = [place] if place.is_file() else walk_files(place, without=options.out) if options.photos else []
-    pictures = [os.path.abspath(path) for path in files if path.suffix.lower() in Image.registered_extensions()]
-    if unnamed := [path for path in pictures if path not in known]:
-        print(f"left out: {plural(len(unnamed), 'photograph')} that {options.boxes} does not name, such as {unnamed[0]}")
-        known = {path: boxes for path, boxes in known.items() if not place.is_file() or path in pictures}
     names = {path: safe_name(os.path.relpath(path, folder)) for path in known}
     return [Source(Path(path), f"photos/{names[path]}", path, "photograph", boxes=boxes) for path, boxes in known.items()]
 
@@ -197,7 +200,7 @@ class Records:
     """
 
     def __init__(self, out: Path, settings: dict) -> None:
-        self.out, self.done = out, {}
+        self.out, self.done, self.said = out, {}, images.Notes()
         path = out / RECORDS
         out.mkdir(parents=True, exist_ok=True)
         for line in path.read_text(encoding="utf-8").split("\n") if path.exists() else []:
@@ -276,6 +279,7 @@ def cut_source(
     except ImageError as error:
         tqdm.write(f"skipped: {source.path} {error}", file=sys.stderr)
         return {"faces": [], "left_out": {str(error).partition(" (")[0]: 1}}
+    records.said.add(source.path, image.info.get("notes", ()))
     if digest(image) in seen:
         return duplicate
     cut = cut_photograph(source, image, detect, options) if source.kind == "photograph" else cut_picture(source, image, options)
@@ -316,6 +320,7 @@ def make_table(results: list[dict], fraction: float, seed: int) -> pd.DataFrame:
             table.loc[part.index, "group"] = part["path"]
         if len(part) == 1:
             print(f"1 {kind} face alone is for training: there is no {kind}_test.csv until there are more", file=sys.stderr)
+            table.loc[part.index, "split"] = "train"
         groups[kind] = set(table["group"][(table["kind"] == kind) & (table["split"] == "")])
     drawn = table["split"] == ""
     if drawn.any():
@@ -379,8 +384,11 @@ def main(argv: list[str] | None = None) -> None:
         detector, detect = find_detector(options.detector)
         print(f"faces are found by {detector}", flush=True)
     settings = {key: getattr(options, key) for key in SETTINGS} | {"detector": detector}
-    results = make_faces(sources, Records(Path(options.out), settings), detect, options)
+    records = Records(Path(options.out), settings)
+    results = make_faces(sources, records, detect, options)
 
+    for line in records.said.lines():
+        print(line)
     left_out: Counter = Counter()
     for result in results:
         left_out.update(result["left_out"])

@@ -161,6 +161,8 @@ def test_colours_are_converted_from_the_files_profile(tmp_path):
         loaded = load_image(tmp_path / name)
         difference = np.abs(np.asarray(loaded).astype(int) - np.asarray(pixels)).max()
         assert difference <= (2 if name == "wide.png" else 0) and "icc_profile" not in loaded.info
+    Image.fromarray(GREY).convert("RGB").save(tmp_path / "grey.png", icc_profile=wide)
+    assert images.is_grey(load_image(tmp_path / "grey.png"), 1e-9)
 
 
 def test_exif_orientation(tmp_path):

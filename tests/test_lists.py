@@ -47,7 +47,7 @@ def test_list_rows_are_line_numbers_and_names_may_hold_anything(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content, reason", [(None, "is missing"), (b"", "is empty"), (b"path\n\n", "is empty"), (b"\xff\xfe\x00\x89PNG", "UTF-8")]
+    "content, reason", [(None, "missing"), (b"", "empty"), (b"path\n\n", "empty"), (b"\xff\xfe\x00\x89PNG", "UTF-8")]
 )
 def test_bad_lists(content, reason, tmp_path):
     if content is not None:
@@ -92,10 +92,10 @@ def test_tables(text, tmp_path):
 @pytest.mark.parametrize(
     "text, reason",
     [
-        ("hr,lr\na.png,b.png\na.png,b.png\n", "2 of its columns name files"),
-        ("id,path\n0,gone.png\n1,lost.png\n", "no column of it names files"),
-        ("id,path\n" + "".join(f"{n},gone{n}.png\n" for n in range(3000)), "no column of it names files"),
-        ("path,label\na.png,0\n,1\n", "row 3: has no path in column 1"),
+        ("hr,lr\na.png,b.png\na.png,b.png\n", "2 of its columns"),
+        ("id,path\n0,gone.png\n1,lost.png\n", "no column"),
+        ("id,path\n" + "".join(f"{n},gone{n}.png\n" for n in range(3000)), "no column"),
+        ("path,label\na.png,0\n,1\n", "row 3"),
     ],
 )
 def test_tables_without_one_column_of_paths_are_refused(text, reason, tmp_path):
@@ -105,7 +105,7 @@ def test_tables_without_one_column_of_paths_are_refused(text, reason, tmp_path):
     with pytest.raises(UserError, match=reason) as error:
         read_list(tmp_path / "list.csv")
     assert "list.csv" in str(error.value)
-    if "column" in reason and "row" not in reason:
+    if "column" in reason:
         assert text.splitlines()[1] in str(error.value) and "one path a line" in str(error.value)
 
 

