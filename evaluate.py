@@ -196,7 +196,8 @@ def load_faces(options: argparse.Namespace, degrade: Callable[[Tensor, Tensor], 
         y, clean, labels, names = read_groups(Path(options.groups), cache_of(options))
         chosen = choose(len(y), options.limit, seed)
         faces.groups_y, faces.labels = y[chosen], labels.iloc[chosen].reset_index(drop=True)
-        inputs = make_inputs(y[chosen], clean[chosen], chosen, seed, options.alpha, degrade)
+        # Only what no network makes is measured: G is spared
+        inputs = make_inputs(y[chosen], clean[chosen], chosen, seed, options.alpha, lambda x_c, _z: x_c)
         for kind in GROUP_KINDS:
             faces.inputs[GROUPS + kind] = inputs[kind]
             faces.names[GROUPS + kind] = [names[index] for index in chosen]
