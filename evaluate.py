@@ -31,7 +31,7 @@ import utils
 from Datasets.faces import PreparedFaces, prepare_faces
 from losses import PerceptualLoss
 from metrics import definitions
-from metrics.faces import exploded, measure_faces, measure_group, psnr_apart_from_colour, spectrum, to_table
+from metrics.faces import exploded, measure_faces, psnr_apart_from_colour, spectrum, to_table
 from metrics.folders import list_names, read_results, write_inputs
 from metrics.frechet import Frechet
 from metrics.groups import read_groups
@@ -196,7 +196,8 @@ def load_faces(options: argparse.Namespace, degrade: Callable[[Tensor, Tensor], 
         y, clean, labels, names = read_groups(Path(options.groups), cache_of(options))
         chosen = choose(len(y), options.limit, seed)
         faces.groups_y, faces.labels = y[chosen], labels.iloc[chosen].reset_index(drop=True)
-        inputs = make_inputs(y[chosen], clean[chosen], chosen, seed, options.alpha, degrade)
+        # Only what no network makes is measured: G is spared
+        inputs = make_inputs(y[chosen], clean[chosen], chosen, seed, options.alpha, lambda x_c, _z: x_c)
         for kind in GROUP_KINDS:
             faces.inputs[GROUPS + kind] = inputs[kind]
             faces.names[GROUPS + kind] = [names[index] for index in chosen]
@@ -297,11 +298,12 @@ class Evaluation:
         return table.mean().to_dict() | {"real_fd": self.frechet.distance(self.reference, features)}
 
     def measure_groups(self, name: str, method: Method) -> dict[str, dict[str, float]]:
-        """Fidelity and consistency by the labels of --groups: group -> how many faces, and the means over them."""
+        """GROUP_METRICS by the labels of --groups: group -> how many faces, and the means over them."""
         y, labels = self.faces.groups_y, self.faces.labels
 
         def measure(part: slice, raw: dict[str, Tensor]) -> pd.DataFrame:
-            return measure_group(dict(zip(GROUP_KINDS, raw.values())), y[part].to(self.device))
+            plain = dict(zip(GROUP_KINDS, raw.values()))
+            return measure_faces(plain, None, y[part].to(self.device), {}, y[part], self.perceptual)[definitions.GROUP_METRICS]
 
         table = self.table(method, [GROUPS + kind for kind in GROUP_KINDS], len(y), f"{name}, --groups", measure)
         groups = {"all": table}
@@ -434,11 +436,11 @@ def describe_report(evaluation: Evaluation, made_by: dict) -> None:
         **definitions.KIND_DEFINITIONS,
         "perceptual network": {"imagenet": "torchvision's VGG19, ImageNet"}.get(options.vgg_weights, options.vgg_weights),
         **{f"degradation, {name}": text for name, text in definitions.DEGRADATION_DEFINITIONS.items()},
-        **({f"groups, {name}": text for name, text in definitions.GROUP_DEFINITIONS.items()} if options.groups else {}),
     }
     evaluation.report["protocol"] |= {
         **made_by,
         **{"reference": reference, "precision": options.precision},
+        **({"identity_faces": len(evaluation.judge.chosen)} if evaluation.judge else {}),
         **{"hr_test": len(faces.y), "lr_test": len(faces.inputs["real"]), "reference_faces": len(faces.reference)},
         **{"frechet": evaluation.frechet.name, "perceptual": options.vgg_weights},
         **{"device": evaluation.device.type, "torch": torch.__version__, "torchvision": torchvision.__version__},
@@ -449,7 +451,7 @@ def print_tables(report: dict, name: str) -> None:
     """The numbers, one column a row of the JSON, with as many digits as they are worth; then what each one is."""
 
     def text(metric: str, value: float) -> str:
-        digits = 0 if metric == "faces" else 1 if "fd" in metric else 2 if metric.startswith(("psnr", "consistency")) else 4
+        digits = 1 if "fd" in metric else 2 if metric.startswith(("psnr", "consistency")) else 4
         return "-" if np.isnan(value) else f"{value:.{digits}f}"
 
     def title(metric: str) -> str:
@@ -463,12 +465,10 @@ def print_tables(report: dict, name: str) -> None:
 
     print(f"\n{show(report['rows'])}\n\ndegradation\n{show(report['degradation'])}\n")
     groups = report.get("groups", {})
-    for metric in definitions.GROUP_DEFINITIONS if groups else ():
+    for metric in definitions.GROUP_METRICS if groups else ():
         columns = {row: {group: text(metric, mean[metric]) for group, mean in means.items()} for row, means in groups.items()}
-        if metric == "faces":
-            faces = columns["bicubic"]
-        else:
-            print(f"groups, {title(metric)}\n{pd.DataFrame({'faces': faces} | columns).to_string()}\n")
+        faces = {group: mean["faces"] for group, mean in groups["bicubic"].items()}
+        print(f"groups, {title(metric)}\n{pd.DataFrame({'faces': faces} | columns).to_string()}\n")
     print("\n".join(f"{metric}: {definition}" for metric, definition in report["definitions"].items()), end="\n\n")
 
 

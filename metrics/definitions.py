@@ -65,12 +65,7 @@ DEGRADATION_DEFINITIONS = {
     "noised and compressed at random by Datasets/degradations.py at strength S, without any training",
 }  # fmt: skip
 
-GROUP_DEFINITIONS = {
-    "faces": "how many faces have this label",
-    "psnr_clean": "PSNR against y of the SR of x_c, the mean of these faces; dB",
-    f"psnr_{FIXED_NAME}": f"the same over {FIXED_TITLE}",
-    "consistency": f"mean pairwise PSNR of the SR of x_c, {FIXED_TITLE}; dB. Not comparable with the eight's",
-}
+GROUP_METRICS = ["psnr_clean", f"psnr_{FIXED_NAME}", "perceptual_clean", f"consistency_{FIXED_NAME}"]
 
 KIND_DEFINITIONS = {
     "eight degradations": f"{DRAWS} draws of z; Gaussian blur, {BLUR:g} px of the HR face; Gaussian noise, {NOISE:g} of 255, "

@@ -92,7 +92,7 @@ def measure_faces(
     raw: dict[str, Tensor], extract: Callable[[Tensor], Tensor] | None, y: Tensor, inputs: dict[str, Tensor],
     others: Tensor, perceptual: PerceptualLoss,
 ) -> pd.DataFrame:  # fmt: skip
-    """Everything that is measured face by face on HR_test, one row a face; columns as in DEFINITIONS.
+    """Everything that is measured face by face, one row a face; columns as in DEFINITIONS. What needs other kinds is left out.
 
     raw: the SR of each of the inputs, before clamping. extract: uint8 LR -> E, or None. others: x_c of a different face
     for each face. feature_gap comes as its two distances, "gap_degraded" and "gap_others".
@@ -105,18 +105,6 @@ def measure_faces(
         table["saturated_test"] = mean_of(seen)
     table["exploded_test"] = mean_of([exploded(images).float() for images in raw.values()])
     return to_table(table)
-
-
-def measure_group(raw: dict[str, Tensor], y: Tensor) -> pd.DataFrame:
-    """What is measured of the faces of --groups, one row a face; columns as in GROUP_DEFINITIONS.
-
-    raw: the SR of "clean" and FIXED, before clamping. y: uint8 [N, 3, 64, 64].
-    """
-    psnr = {kind: utils.psnr(images, to_unit_range(y)) for kind, images in raw.items()}
-    fixed = mean_of([psnr[kind] for kind in FIXED])
-    return to_table({
-        "psnr_clean": psnr["clean"], "psnr_" + "_".join(FIXED): fixed, "consistency": consistency(list(raw.values()))
-    })  # fmt: skip
 
 
 def to_table(columns: dict[str, Tensor]) -> pd.DataFrame:

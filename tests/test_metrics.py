@@ -254,7 +254,7 @@ def test_fidelity_by_group(measure, lively, demo_data, tmp_path, capsys):
     counts = {"all": 15, "age 0-2": 3, "age 20-39": 6, "age other": 6, "gender f": 6, "gender m": 6, "gender unknown": 3,
               "blur 0": 9, "blur 1": 6}  # fmt: skip
     assert {name: row["faces"] for name, row in groups["bicubic"].items()} == counts
-    for metric in ("psnr_clean", f"psnr_{FOUR}", "consistency"):
+    for metric in definitions.GROUP_METRICS:
         means = [groups["bicubic"][name][metric] for name in ("all", "blur 0", "blur 1")]
         assert means[0] == pytest.approx((9 * means[1] + 6 * means[2]) / 15)
     said = capsys.readouterr().out
