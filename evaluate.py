@@ -6,14 +6,16 @@ python evaluate.py --write-inputs inputs                                  # for 
 python evaluate.py --results results                                      # a row for what it wrote
 
 Needs torchmetrics and, for --features inception, torch-fidelity: pip install torchmetrics torch-fidelity
-Prints a table, and writes --out (JSON: the same numbers, what each one is, and the protocol) and a sheet of pictures beside it.
+Prints tables, and writes --out (JSON: the same numbers, what each one is, and the protocol) and a sheet of pictures beside it;
+both replace those of before at the end. Until then the rows so far are in a file whose name ends in .partial.json.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,22 +30,37 @@ from torch import Tensor
 import utils
 from Datasets.faces import PreparedFaces, prepare_faces
 from losses import PerceptualLoss
-from metrics.definitions import DEFINITIONS, DEGRADATION_DEFINITIONS, GROUP_DEFINITIONS, RING_NAMES, describe_kinds
-from metrics.faces import consistency, exploded, measure_faces, psnr_apart_from_colour, spectrum
-from metrics.folders import list_names, read_groups, read_results, write_inputs
+from metrics import definitions
+from metrics.faces import exploded, measure_faces, measure_group, psnr_apart_from_colour, spectrum, to_table
+from metrics.folders import list_names, read_results, write_inputs
 from metrics.frechet import Frechet
-from metrics.inputs import DEGRADATIONS, DRAWN, FIXED, INPUTS, bicubic, make_hand_crafted, make_inputs
-from models import DegradationGenerator
+from metrics.groups import read_groups
+from metrics.identity import FACES, Judge, load_network
+from metrics.inputs import DEGRADATIONS, DRAWN, FIXED, INPUTS, bicubic, lanczos, make_hand_crafted, make_inputs
 from utils import SuperResolver, to_bytes, to_unit_range
 
 FEW_IMAGES = 2048  # Frechet distances of fewer images are biased upwards, more so the fewer they are
 LISTS = ("HR_train", "HR_test", "LR_train", "LR_test")
+STRENGTHS = (0.5, 1.0, 1.5, 2.0)  # of the hand-crafted degradation
 GROUP_KINDS = ["clean", *FIXED]
 GROUPS = "groups/"  # before a kind of input: of the faces of --groups
+BEFORE_ROUNDING = ("saturated_real", "saturated_test", "exploded_real", "exploded_test")  # 8-bit pictures do not show it
 
 Index = slice | np.ndarray
-# (kind of input, which faces) -> one or two versions of their SR [N, 3, 64, 64], before clamping
-Make = Callable[[str, Index], tuple[Tensor, ...]]
+
+
+@dataclass
+class Method:
+    """What makes SR: a row of the table.
+
+    make: (kind of input, which faces) -> their SR [N, 3, 64, 64], before clamping. kinds: that it can make.
+    extract: uint8 LR -> E. rounded: whether the SR is of 8 bits already.
+    """
+
+    make: Callable[[str, Index], Tensor]
+    kinds: list[str]
+    extract: Callable[[Tensor], Tensor] | None = None
+    rounded: bool = False
 
 
 def build_parser() -> utils.Parser:
@@ -55,11 +72,13 @@ def build_parser() -> utils.Parser:
     parser.switch("self-ensemble", "a second row for each weights file: test.py --self-ensemble")
     option("results", [], "folders of SR pictures that any program made of what --write-inputs writes, a row each",
            nargs="+", metavar="DIR", type=os.path.expanduser)  # fmt: skip
-    option("write-inputs", "", "write every input as PNG to this folder, and end", metavar="DIR")
+    parser.switch("identity", "whether SR still looks like the person, by dlib: pip install dlib-bin face-recognition-models")
+    option("write-inputs", "", "write every input as PNG to this new folder, and end", metavar="DIR")
     parser.section("data")
     option("data", "Datasets", "folder of HR_train.csv, HR_test.csv, LR_train.csv and LR_test.csv", metavar="DIR")
     option("cache", "", "folder of the prepared faces; empty: .cache in the data folder", metavar="DIR")
-    option("groups", "", "CSV of further test faces with the columns path, age, gender, race: fidelity by each of these labels")
+    option("reference", "", "list of HR faces that the SR of real faces is compared with (FD); empty: HR_test.csv")
+    option("groups", "", "table of further test faces, with the column path and columns of labels: fidelity by each of these")
     option("h2l", "", "degradation generator; empty: Trained_Models/h2l.pth, or else weights/h2l.pth")
     option("alpha", 0.3, "part of the clean face in the mixed inputs, the same for all rows", "paper")
     option("resize", 100, "px that the shorter side of an HR image is resized to")
@@ -90,6 +109,10 @@ def check(parser: utils.Parser, options: argparse.Namespace) -> None:
         parser.error("--limit 1: a distance between distributions needs at least 2 faces")
     if Path(options.out).is_dir() or Path(options.out).suffix.lower() == ".png":
         parser.error(f"--out {options.out}: must be the name of a JSON file; the sheet gets the same name with .png")
+    for name in ("weights", "results"):
+        given = [os.path.normpath(path) for path in getattr(options, name)]
+        if len({*given}) < len(given):
+            parser.error(f"--{name}: {max(given, key=given.count)} is named twice")
     utils.check_framing(parser, options)
 
 
@@ -105,52 +128,48 @@ def choose(length: int, count: int, seed: int) -> np.ndarray:
 class TestFaces:
     """The faces that everything is measured on, 8 bits; LR faces are [N, 3, 16, 16], HR faces [N, 3, 64, 64].
 
-    inputs: by kind of input, "real" for LR_test and with "groups/" before it for the faces of --groups.
-    names: of the files of each kind, as --write-inputs and --results have them, where one of these is given.
-    others: x_c of a different face for each face. floor_hr, floor_lr: faces of the training lists.
-    hand_crafted: HR_test degraded at random, several times. labels: those of --groups, a column each.
+    y: of HR_test; indices: their places in it. inputs: by kind of input, "real" for LR_test and with "groups/" before it for
+    the faces of --groups. names: of the files of each kind, as --write-inputs and --results have them, where one of these is
+    given. others: x_c of a different face for each face. floor_hr, floor_lr: faces of the training lists. reference: HR faces
+    that the SR of real faces is compared with. groups_y, labels: of --groups, a column a label.
     """
 
     y: Tensor
+    indices: np.ndarray
     inputs: dict[str, Tensor]
-    names: dict[str, list[str]]
     others: Tensor
     floor_hr: Tensor
     floor_lr: Tensor
-    hand_crafted: list[Tensor]
+    reference: Tensor
+    names: dict[str, list[str]] = field(default_factory=dict)
     groups_y: Tensor | None = None
     labels: pd.DataFrame = field(default_factory=pd.DataFrame)
 
+    def named_inputs(self) -> dict[str, tuple[list[str], Tensor]]:
+        """Kind -> (names, faces), for other programs."""
+        return {kind: (self.names[kind], faces) for kind, faces in self.inputs.items()}
+
 
 def prepare_lists(options: argparse.Namespace) -> dict[str, PreparedFaces]:
-    """The four lists. Raises UserError if one of them has under two faces."""
-    cache = Path(options.cache or Path(options.data, ".cache"))
-    lists = {
-        name: prepare_faces(Path(options.data, f"{name}.csv"), name[:2], cache, options.resize, options.crop) for name in LISTS
-    }
-    if min(map(len, lists.values())) < 2:
-        raise utils.UserError(f"{options.data}: each of the four lists needs at least 2 faces")
+    """The four lists and --reference. Raises UserError if one of them has under two faces."""
+    paths = {name: Path(options.data, f"{name}.csv") for name in LISTS}
+    paths["reference"] = Path(options.reference or paths["HR_test"])
+    lists = {}
+    for name, path in paths.items():
+        kind = "LR" if name.startswith("LR") else "HR"
+        lists[name] = prepare_faces(path, kind, cache_of(options), options.resize, options.crop)
+        if len(lists[name]) < 2:
+            raise utils.UserError(f"{path} has one face: each list needs at least 2 faces")
     return lists
 
 
-def batched_inputs(
-    y: Tensor, clean: Tensor, indices: np.ndarray, options: argparse.Namespace, generator: DegradationGenerator,
-    device: torch.device,
-) -> dict[str, Tensor]:  # fmt: skip
-    """make_inputs in batches, with G on the device."""
-
-    def degrade(x_c: Tensor, z: Tensor) -> Tensor:
-        with torch.inference_mode():
-            return generator(x_c.to(device), z.to(device)).cpu()
-
-    parts: list[dict[str, Tensor]] = []
-    for part in parts_of(len(y), options.batch_size, "inputs"):
-        parts.append(make_inputs(y[part], clean[part], indices[part], options.seed, options.alpha, degrade))
-    return {kind: torch.cat([part[kind] for part in parts]) for kind in INPUTS}
+def cache_of(options: argparse.Namespace) -> Path:
+    """The folder of the prepared faces."""
+    return Path(options.cache or Path(options.data, ".cache"))
 
 
-def load_faces(options: argparse.Namespace, generator: DegradationGenerator, device: torch.device) -> TestFaces:
-    """Choose the faces by --limit and --seed and make every input of them."""
+def load_faces(options: argparse.Namespace, degrade: Callable[[Tensor, Tensor], Tensor]) -> TestFaces:
+    """Choose the faces by --limit and --seed and make every input of them; degrade: G, as in make_inputs."""
     lists = prepare_lists(options)
     seed = options.seed
     chosen = {name: choose(len(lists[name]), options.limit, seed) for name in ("HR_test", "LR_test")}
@@ -161,40 +180,27 @@ def load_faces(options: argparse.Namespace, generator: DegradationGenerator, dev
     others[order] = clean[order.roll(1)]  # a derangement: every face meets another one, seldom of the same person
     faces = TestFaces(
         y=y,
-        inputs={"real": real} | batched_inputs(y, clean, chosen["HR_test"], options, generator, device),
-        names={},
+        indices=chosen["HR_test"],
+        inputs={"real": real} | make_inputs(y, clean, chosen["HR_test"], seed, options.alpha, degrade),
         others=others,
         floor_hr=lists["HR_train"][choose(len(lists["HR_train"]), len(real), seed)][0],
         floor_lr=lists["LR_train"][choose(len(lists["LR_train"]), len(y), seed)][0],
-        hand_crafted=make_hand_crafted(y, chosen["HR_test"], seed),
+        reference=lists["reference"][choose(len(lists["reference"]), options.limit, seed)][0],
     )
     if options.write_inputs or options.results:
+        names = {name: list_names(Path(options.data, f"{name}.csv"), len(lists[name])) for name in chosen}
         for kind in faces.inputs:
             name = "LR_test" if kind == "real" else "HR_test"
-            names = list_names(Path(options.data, f"{name}.csv"), len(lists[name]))
-            faces.names[kind] = [names[index] for index in chosen[name]]
+            faces.names[kind] = [names[name][index] for index in chosen[name]]
     if options.groups:
-        add_groups(faces, options, generator, device)
+        y, clean, labels, names = read_groups(Path(options.groups), cache_of(options))
+        chosen = choose(len(y), options.limit, seed)
+        faces.groups_y, faces.labels = y[chosen], labels.iloc[chosen].reset_index(drop=True)
+        inputs = make_inputs(y[chosen], clean[chosen], chosen, seed, options.alpha, degrade)
+        for kind in GROUP_KINDS:
+            faces.inputs[GROUPS + kind] = inputs[kind]
+            faces.names[GROUPS + kind] = [names[index] for index in chosen]
     return faces
-
-
-def add_groups(
-    faces: TestFaces, options: argparse.Namespace, generator: DegradationGenerator, device: torch.device
-) -> None:  # fmt: skip
-    """Add the labelled faces of --groups and their inputs."""
-    y, clean, labels, names = read_groups(Path(options.groups))
-    chosen = choose(len(y), options.limit, options.seed)
-    faces.groups_y, faces.labels = y[chosen], labels.iloc[chosen].reset_index(drop=True)
-    inputs = batched_inputs(y[chosen], clean[chosen], chosen, options, generator, device)
-    for kind in GROUP_KINDS:
-        faces.inputs[GROUPS + kind] = inputs[kind]
-        faces.names[GROUPS + kind] = [names[index] for index in chosen]
-
-
-def parts_of(length: int, size: int, title: str) -> Iterator[slice]:
-    """Slices of at most `size` faces, with a progress bar."""
-    for begin in utils.progress(range(0, length, size), desc=title, unit="batch", leave=False):
-        yield slice(begin, min(begin + size, length))
 
 
 # --- measuring ---------------------------------------------------------------------------------------------------
@@ -207,144 +213,115 @@ class Evaluation:
         self.options, self.faces, self.frechet, self.perceptual = options, faces, frechet, perceptual
         self.device = frechet.device
         self.out = Path(options.out)
+        self.sheet, self.partial = (self.out.with_name(self.out.stem + end) for end in (".png", ".partial.json"))
+        self.metrics = [*definitions.DEFINITIONS, *(definitions.IDENTITY_DEFINITIONS if options.identity else [])]
+        self.judge = Judge(faces.y, choose(len(faces.y), FACES, options.seed)) if options.identity else None
         self.report: dict[str, dict] = {"definitions": {}, "protocol": {}, "rows": {}, "degradation": {}}
-        y = [self.batches(faces.y, to_unit_range)]
-        self.references = {"real_fd": frechet.reference(*y, title="HR_test")}
-        if faces.groups_y is not None:
-            both = [self.batches(images, to_unit_range) for images in (faces.y, faces.groups_y)]
-            self.references["real_fd_both"] = frechet.reference(*both, title="HR_test and --groups")
-            self.report["groups"] = {}
+        self.save()  # what cannot be written shows now
+        self.reference = self.features(faces.reference, "HR faces", to_unit_range)
+        self.real = self.features(faces.inputs["real"], "LR_test")
+        floor = self.features(faces.floor_hr, "HR_train", to_unit_range)
+        self.report["rows"]["floor"] = {"real_fd": frechet.distance(self.reference, floor)}
 
-    def batches(self, faces: Tensor, function: Callable[[Tensor], Tensor] = bicubic) -> Iterator[Tensor]:
-        """uint8 faces -> batches of 8-bit pictures of what the function makes of them."""
-        for batch in faces.split(self.options.batch_size):
-            yield to_bytes(function(batch.to(self.device)))
-
-    def distances(self, pictures: Iterator[Tensor], title: str) -> dict[str, float]:
-        """Frechet distances to every reference: name, as in DEFINITIONS -> distance."""
-        found = self.frechet.distances(list(self.references.values()), pictures, title)
-        return dict(zip(self.references, found))
+    def features(self, faces: Tensor, title: str, function: Callable[[Tensor], Tensor] = bicubic) -> Tensor:
+        """uint8 faces -> the features [N, d] of what the function makes of them, rounded to 8 bits."""
+        batches = faces.split(self.options.batch_size)
+        return self.frechet.features((to_bytes(function(batch.to(self.device))) for batch in batches), title)
 
     def degradation(self) -> None:
         """Part 4: how near degraded faces come to real LR faces, and whether they still show the face."""
         faces, clean = self.faces, self.faces.inputs["clean"]
         sets = {"floor": [faces.floor_lr], "x_c": [clean], "x_d": [faces.inputs[kind] for kind in DRAWN]}
-        reference = self.frechet.reference(self.batches(faces.inputs["real"]), title="LR_test")
+        for strength in STRENGTHS:
+            sets[f"hand_crafted_{strength:g}"] = make_hand_crafted(faces.y, faces.indices, self.options.seed, strength)
         rows = self.report["degradation"]
-        rows["real"] = dict(zip(RING_NAMES, spectrum(faces.inputs["real"])))
-        for name, draws in {**sets, "hand_crafted": faces.hand_crafted}.items():
-            row: dict[str, float] = {}
-            if name in ("x_d", "hand_crafted"):
+        rows["real"] = dict(zip(definitions.RING_NAMES, spectrum(faces.inputs["real"])))
+        for name, draws in sets.items():
+            rows[name] = {}
+            if len(draws) > 1:
                 target = to_unit_range(clean)
                 for measure, psnr in {"psnr": utils.psnr, "psnr_colour": psnr_apart_from_colour}.items():
-                    row[measure] = torch.stack([psnr(to_unit_range(x), target) for x in draws]).mean().item()
-            (row["fd"],) = self.frechet.distances([reference], self.batches(draws[0]), name)
-            rows[name] = row | dict(zip(RING_NAMES, spectrum(torch.cat(draws))))
+                    rows[name][measure] = torch.stack([psnr(to_unit_range(x), target) for x in draws]).mean().item()
+            rows[name]["fd"] = self.frechet.distance(self.real, self.features(draws[0], name))
+            rows[name] |= dict(zip(definitions.RING_NAMES, spectrum(torch.cat(draws))))
 
-    def measure(
-        self, names: list[str], make: Make, kinds: list[str], extract: Callable[[Tensor], Tensor] | None = None,
-        before_rounding: bool = True,
-    ) -> None:  # fmt: skip
-        """A row for each version of the SR that make gives; the feature gap is the first one's.
+    def measure(self, name: str, method: Method) -> None:
+        """The row of a method: everything of which it can make the inputs."""
+        faces, row = self.faces, {}
+        if "real" in method.kinds:
+            row |= self.measure_real(name, method)
+        kinds = [kind for kind in INPUTS if kind in method.kinds]
 
-        kinds: those that make can make. extract: uint8 LR -> E. before_rounding: whether what make
-        gives was not clamped and rounded to 8 bits, so that it shows what exploded.
-        """
-        rows: list[dict[str, float]] = [{} for _ in names]
-        if "real" in kinds:
-            self.measure_real(names, rows, make)
-        self.measure_test(names, rows, make, [kind for kind in INPUTS if kind in kinds], extract)
-        for name, row in zip(names, rows):
-            unknown = () if before_rounding else ("saturated_real", "saturated_test", "exploded_real", "exploded_test")
-            self.report["rows"][name] = {
-                metric: float(row[metric]) for metric in DEFINITIONS if metric in row and metric not in unknown
-            }
-        if self.faces.groups_y is not None and all(GROUPS + kind in kinds for kind in GROUP_KINDS):
-            self.measure_groups(names, make)
+        def measure(part: slice, raw: dict[str, Tensor]) -> pd.DataFrame:
+            inputs, y = {kind: faces.inputs[kind][part] for kind in kinds}, faces.y[part].to(self.device)
+            return measure_faces(raw, method.extract, y, inputs, faces.others[part], self.perceptual)
+
+        if kinds:
+            row |= self.table(method, kinds, len(faces.y), f"{name}, HR_test", measure).mean(skipna=False).to_dict()
+        if "gap_degraded" in row:
+            row["feature_gap"] = row["gap_degraded"] / row["gap_others"]
+        if self.judge:
+            row |= self.judge(lambda kind, index: to_bytes(method.make(kind, index)), method.kinds, name)
+        known = [metric for metric in self.metrics if metric in row and not (method.rounded and metric in BEFORE_ROUNDING)]
+        self.report["rows"][name] = {metric: float(row[metric]) for metric in known}
+        if faces.groups_y is not None and {GROUPS + kind for kind in GROUP_KINDS} <= {*method.kinds}:
+            self.report.setdefault("groups", {})[name] = self.measure_groups(name, method)
         self.save()
-        print(f"measured: {names[0]}; {self.out} has the numbers so far", flush=True)
+        print(f"measured: {name}; {self.partial} has the numbers so far", flush=True)
 
-    def measure_real(self, names: list[str], rows: list[dict[str, float]], make: Make) -> None:
-        """Part 1: SR of the real faces of LR_test."""
-        pictures, lost, beyond = ([[] for _ in names] for _ in range(3))
-        for part in parts_of(len(self.faces.inputs["real"]), self.options.batch_size, f"{names[0]}, LR_test"):
-            for number, images in enumerate(make("real", part)):
-                pictures[number].append(to_bytes(images).cpu())
-                lost[number].append(exploded(images).float())
-                beyond[number].append(utils.saturated(images))
-        for number, (name, row) in enumerate(zip(names, rows)):
-            row |= self.distances(iter(pictures[number]), f"{name} of LR_test")
-            row["exploded_real"] = torch.cat(lost[number]).mean().item()
-            row["saturated_real"] = torch.cat(beyond[number]).mean().item()
+    def table(
+        self, method: Method, kinds: list[str], length: int, title: str,
+        measure: Callable[[slice, dict[str, Tensor]], pd.DataFrame],
+    ) -> pd.DataFrame:  # fmt: skip
+        """What is measured of a method's SR of these kinds, a row a face; measure: (which faces, kind -> SR) -> their rows."""
+        tables = []
+        for start in utils.progress(range(0, length, self.options.batch_size), desc=title, unit="batch", leave=False):
+            part = slice(start, start + self.options.batch_size)
+            raw = {kind: method.make(kind, part) for kind in kinds}
+            with torch.inference_mode():
+                tables.append(measure(part, raw))
+        return pd.concat(tables, ignore_index=True)
 
-    def measure_test(
-        self, names: list[str], rows: list[dict[str, float]], make: Make, kinds: list[str],
-        extract: Callable[[Tensor], Tensor] | None,
-    ) -> None:  # fmt: skip
-        """Parts 2 and 3: fidelity and robustness, face by face."""
-        faces = self.faces
-        if not kinds:
-            return
-        tables: list[list[pd.DataFrame]] = [[] for _ in names]
-        for part in parts_of(len(faces.y), self.options.batch_size, f"{names[0]}, HR_test"):
-            inputs = {kind: faces.inputs[kind][part] for kind in kinds}
-            versions = {kind: make(kind, part) for kind in kinds}
-            y, others = faces.y[part].to(self.device), faces.others[part]
-            for number, table in enumerate(tables):
-                raw = {kind: images[number] for kind, images in versions.items()}
-                with torch.inference_mode():
-                    table.append(measure_faces(raw, None if number else extract, y, inputs, others, self.perceptual))
-        for row, table in zip(rows, tables):
-            means = pd.concat(table).mean(skipna=False)
-            if "gap_degraded" in means:
-                row["feature_gap"] = means.pop("gap_degraded") / means.pop("gap_others")
-            row |= means.to_dict()
+    def measure_real(self, name: str, method: Method) -> dict[str, float]:
+        """SR of the real faces of LR_test."""
+        pictures: list[Tensor] = []
 
-    def measure_groups(self, names: list[str], make: Make) -> None:
-        """Fidelity and consistency by the labels of --groups."""
-        faces = self.faces
-        tables: list[list[pd.DataFrame]] = [[] for _ in names]
-        for part in parts_of(len(faces.groups_y), self.options.batch_size, f"{names[0]}, --groups"):
-            target = to_unit_range(faces.groups_y[part].to(self.device))
-            versions = {kind: make(GROUPS + kind, part) for kind in GROUP_KINDS}
-            for number, table in enumerate(tables):
-                raw = {kind: images[number] for kind, images in versions.items()}
-                psnr = {kind: utils.psnr(images, target) for kind, images in raw.items()}
-                columns = {
-                    "psnr_clean": psnr["clean"],
-                    "psnr_four": torch.stack([psnr[kind] for kind in FIXED]).mean(dim=0),
-                    "consistency": consistency(list(raw.values())),
-                }
-                table.append(pd.DataFrame({name: values.double().cpu().numpy() for name, values in columns.items()}))
-        for name, table in zip(names, tables):
-            measured = pd.concat(table, ignore_index=True)
-            groups = {"all": measured}
-            for label in faces.labels:
-                for value, part in measured.groupby(faces.labels[label], observed=True):
-                    groups[f"{label} {value}"] = part
-            self.report["groups"][name] = {
-                group: {"faces": len(part)} | {column: float(mean) for column, mean in part.mean().items()}
-                for group, part in groups.items()
-            }
+        def measure(_part: slice, raw: dict[str, Tensor]) -> pd.DataFrame:
+            images = raw["real"]
+            pictures.append(to_bytes(images).cpu())
+            return to_table({"exploded_real": exploded(images).float(), "saturated_real": utils.saturated(images)})
+
+        table = self.table(method, ["real"], len(self.faces.inputs["real"]), f"{name}, LR_test", measure)
+        # What bicubic makes of these faces is known already
+        features = self.real if name == "bicubic" else self.frechet.features(pictures, f"{name} of LR_test")
+        return table.mean().to_dict() | {"real_fd": self.frechet.distance(self.reference, features)}
+
+    def measure_groups(self, name: str, method: Method) -> dict[str, dict[str, float]]:
+        """Fidelity and consistency by the labels of --groups: group -> how many faces, and the means over them."""
+        y, labels = self.faces.groups_y, self.faces.labels
+
+        def measure(part: slice, raw: dict[str, Tensor]) -> pd.DataFrame:
+            return measure_group(dict(zip(GROUP_KINDS, raw.values())), y[part].to(self.device))
+
+        table = self.table(method, [GROUPS + kind for kind in GROUP_KINDS], len(y), f"{name}, --groups", measure)
+        groups = {"all": table}
+        for label in labels:
+            groups |= {f"{label} {value}": part for value, part in table.groupby(labels[label], observed=True)}
+        return {group: {"faces": len(part)} | part.mean().to_dict() for group, part in groups.items()}
 
     def save(self) -> None:
-        """Write the JSON: after every row, so that a stop keeps the rows so far."""
+        """Write the rows so far: after every row, so that a stop keeps them."""
         text = json.dumps(self.report, indent=2) + "\n"
-        utils.write_atomic(self.out, lambda temporary: temporary.write_text(text))
+        utils.write_atomic(self.partial, lambda temporary: temporary.write_text(text))
 
-
-def network_maker(resolver: SuperResolver, inputs: dict[str, Tensor], ensemble: bool) -> Make:
-    """The SR of a network and, with ensemble, its self-ensemble."""
-
-    def make(kind: str, index: Index) -> tuple[Tensor, ...]:
-        return resolver.both(inputs[kind][index]) if ensemble else (resolver(inputs[kind][index]),)
-
-    return make
-
-
-def folder_maker(pictures: dict[str, Tensor], device: torch.device) -> Make:
-    """The pictures of a folder, kind -> uint8 [N, 3, 64, 64]."""
-    return lambda kind, index: (to_unit_range(pictures[kind][index].to(device)),)
+    def finish(self, methods: dict[str, Method]) -> None:
+        """Replace the JSON and the sheet of before by those of this run."""
+        sheet = self.partial.with_suffix(".png")
+        save_sheet(sheet, self.faces, methods, self.options.seed)
+        self.report["sheet"] = {"file": self.sheet.name, "sha256": hashlib.sha256(sheet.read_bytes()).hexdigest()}
+        self.save()
+        os.replace(sheet, self.sheet)
+        os.replace(self.partial, self.out)
 
 
 # --- the script --------------------------------------------------------------------------------------------------
@@ -367,49 +344,41 @@ def evaluate(options: argparse.Namespace) -> None:
     generator.to(device, memory_format=torch.channels_last)
     print(utils.describe(h2l, content))
     utils.warn_framing(h2l, content, options)
+
+    @torch.inference_mode()
+    def degrade(x_c: Tensor, z: Tensor) -> Tensor:
+        parts = zip(x_c.split(options.batch_size), z.split(options.batch_size))
+        return torch.cat([generator(x.to(device), noise.to(device)).cpu() for x, noise in parts])
+
+    names = ("data", "groups", "alpha", "seed", "limit", "resize", "crop")
+    made_by = {name: getattr(options, name) for name in names}
+    made_by["h2l"] = f"{h2l} ({utils.digest(content['weights']['generator'])})"
     if options.write_inputs:
-        faces = load_faces(options, generator, device)
-        write_inputs(Path(options.write_inputs), {kind: (faces.names[kind], images) for kind, images in faces.inputs.items()})
-        print(f"written: {', '.join(faces.inputs)}, each a folder in {options.write_inputs}")
+        inputs = load_faces(options, degrade).named_inputs()
+        write_inputs(Path(options.write_inputs), inputs, made_by)
+        print(f"written: {', '.join(inputs)}, each a folder in {options.write_inputs}")
         return
     resolvers = load_resolvers(options, device)
     perceptual = PerceptualLoss(utils.load_perceptual_weights(options.vgg_weights)).to(device)
     frechet = Frechet(options.features, device)
-    faces = load_faces(options, generator, device)
-    results = {folder: read_results(Path(folder), faces.names) for folder in options.results}
-    try:
-        Path(options.out).parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise utils.UserError(f"cannot make the folder {Path(options.out).parent} ({error}): name another --out") from error
-    smallest = min(len(faces.y), len(faces.inputs["real"]), len(faces.floor_hr))
+    if options.identity:
+        load_network()
+    faces = load_faces(options, degrade)
+    results = {folder: read_results(Path(folder), faces.named_inputs(), made_by) for folder in options.results}
+    utils.make_folder(Path(options.out).parent, "--out")
+    smallest = min(len(faces.reference), len(faces.inputs["real"]), len(faces.floor_hr))
     few = f"; under {FEW_IMAGES}: compare it only with distances of as many" if smallest < FEW_IMAGES else ""
-    print(f"{frechet.name}: SR of {len(faces.inputs['real'])} real faces against {len(faces.y)} HR faces{few}")
+    print(f"{frechet.name}: SR of {len(faces.inputs['real'])} real faces against {len(faces.reference)} HR faces{few}")
 
     evaluation = Evaluation(options, faces, frechet, perceptual)
-    describe_report(evaluation, h2l)
+    describe_report(evaluation, made_by)
     evaluation.degradation()
-    floor = evaluation.batches(faces.floor_hr, to_unit_range)
-    evaluation.report["rows"]["floor"] = evaluation.distances(floor, "HR_train")
-    makers: dict[str, tuple[list[str], Make]] = {}
-
-    def baseline(kind: str, index: Index) -> tuple[Tensor, ...]:
-        return (bicubic(faces.inputs[kind][index].to(device)),)
-
-    makers["bicubic"] = list(faces.inputs), baseline
-    evaluation.measure(["bicubic"], baseline, list(faces.inputs))
-    for name, resolver in resolvers.items():
-        make = network_maker(resolver, faces.inputs, options.self_ensemble)
-        rows = [name, f"{name}, self-ensemble"] if options.self_ensemble else [name]
-        makers[name] = list(faces.inputs), make
-        evaluation.measure(rows, make, list(faces.inputs), resolver.features)
-    for folder, pictures in results.items():
-        makers[folder] = list(pictures), folder_maker(pictures, device)
-        evaluation.measure([folder], makers[folder][1], list(pictures), before_rounding=False)
-
+    methods = list_methods(faces, resolvers, results, options.self_ensemble, device)
+    for name, method in methods.items():
+        evaluation.measure(name, method)
+    evaluation.finish(methods)
     print_tables(evaluation.report, frechet.name)
-    sheet = evaluation.out.with_name(f"{evaluation.out.stem}.png")
-    save_sheet(sheet, faces, makers, options.seed)
-    print(f"written: {evaluation.out}, {sheet}")
+    print(f"written: {evaluation.out}, {evaluation.sheet}")
 
 
 def load_resolvers(options: argparse.Namespace, device: torch.device) -> dict[str, SuperResolver]:
@@ -424,24 +393,53 @@ def load_resolvers(options: argparse.Namespace, device: torch.device) -> dict[st
     return resolvers
 
 
-def describe_report(evaluation: Evaluation, h2l: Path) -> None:
+def list_methods(
+    faces: TestFaces, resolvers: dict[str, SuperResolver], results: dict[str, dict[str, Tensor]], ensemble: bool,
+    device: torch.device,
+) -> dict[str, Method]:  # fmt: skip
+    """The baselines, the networks by their files, and what other programs made by its folders; every name once.
+
+    ensemble: whether each network's self-ensemble gets a row, too.
+    """
+    inputs, kinds = faces.inputs, list(faces.inputs)
+    methods = {
+        "bicubic": Method(lambda kind, index: bicubic(inputs[kind][index].to(device)), kinds),
+        "lanczos": Method(lambda kind, index: lanczos(inputs[kind][index]).to(device), kinds, rounded=True),
+    }
+
+    def add(name: str, what: str, method: Method) -> None:
+        methods[f"{name} ({what})" if name in ("floor", *methods) else name] = method
+
+    for name, resolver in resolvers.items():
+        add(name, "file", Method(lambda kind, index, sr=resolver: sr(inputs[kind][index]), kinds, resolver.features))
+        if ensemble:
+            make = Method(lambda kind, index, sr=resolver: sr.both(inputs[kind][index])[1], kinds)
+            add(f"{name}, self-ensemble", "file", make)
+    for name, own in results.items():
+        make = Method(lambda kind, index, own=own: to_unit_range(own[kind][index].to(device)), list(own), rounded=True)
+        add(name, "folder", make)
+    return methods
+
+
+def describe_report(evaluation: Evaluation, made_by: dict) -> None:
     """Put into the report what its numbers are and how they were made."""
     options, faces = evaluation.options, evaluation.faces
-    measured = {name: text for name, text in DEFINITIONS.items() if options.groups or name != "real_fd_both"}
+    reference = options.reference or "HR_test"
     evaluation.report["definitions"] |= {
-        **measured,
-        "rows": f"floor: {len(faces.floor_hr)} crops of HR_train in place of SR; bicubic: x4 by Pillow's filter; else a "
-        "weights file, or a folder of --results; self-ensemble: the mean of its SR of a face and of the face's mirror "
+        **{name: text.replace("{reference}", reference) for name, text in definitions.DEFINITIONS.items()},
+        **(definitions.IDENTITY_DEFINITIONS if options.identity else {}),
+        "rows": f"floor: {len(faces.floor_hr)} crops of HR_train in place of SR; bicubic, lanczos: x4 by Pillow's filters; "
+        "else a weights file, or a folder of --results; self-ensemble: the mean of its SR of a face and of the face's mirror "
         "image, mirrored back",
-        **describe_kinds(),
+        **definitions.KIND_DEFINITIONS,
         "perceptual network": {"imagenet": "torchvision's VGG19, ImageNet"}.get(options.vgg_weights, options.vgg_weights),
-        **{f"degradation, {name}": text for name, text in DEGRADATION_DEFINITIONS.items()},
-        **({f"groups, {name}": text for name, text in GROUP_DEFINITIONS.items()} if options.groups else {}),
+        **{f"degradation, {name}": text for name, text in definitions.DEGRADATION_DEFINITIONS.items()},
+        **({f"groups, {name}": text for name, text in definitions.GROUP_DEFINITIONS.items()} if options.groups else {}),
     }
-    names = ("data", "groups", "alpha", "seed", "limit", "precision", "resize", "crop")
     evaluation.report["protocol"] |= {
-        **{name: getattr(options, name) for name in names},
-        **{"h2l": str(h2l), "hr_test": len(faces.y), "lr_test": len(faces.inputs["real"])},
+        **made_by,
+        **{"reference": reference, "precision": options.precision},
+        **{"hr_test": len(faces.y), "lr_test": len(faces.inputs["real"]), "reference_faces": len(faces.reference)},
         **{"frechet": evaluation.frechet.name, "perceptual": options.vgg_weights},
         **{"device": evaluation.device.type, "torch": torch.__version__, "torchvision": torchvision.__version__},
     }
@@ -451,49 +449,41 @@ def print_tables(report: dict, name: str) -> None:
     """The numbers, one column a row of the JSON, with as many digits as they are worth; then what each one is."""
 
     def text(metric: str, value: float) -> str:
-        if metric == "faces":
-            return f"{value:.0f}"
-        digits = 1 if "fd" in metric else 2 if metric.startswith(("psnr", "consistency")) else 4
+        digits = 0 if metric == "faces" else 1 if "fd" in metric else 2 if metric.startswith(("psnr", "consistency")) else 4
         return "-" if np.isnan(value) else f"{value:.{digits}f}"
 
-    def show(rows: dict[str, dict[str, float]], metrics: list[str]) -> str:
+    def title(metric: str) -> str:
+        return f"{metric} ({name})" if "fd" in metric else definitions.HEADINGS.get(metric, metric)
+
+    def show(rows: dict[str, dict[str, float]]) -> str:
+        found = {metric for row in rows.values() for metric in row}
+        metrics = [metric for metric in definitions.ORDER if metric in found]
         columns = {row: [text(metric, values.get(metric, np.nan)) for metric in metrics] for row, values in rows.items()}
-        index = [f"{metric} ({name})" if "fd" in metric else metric for metric in metrics]
-        return pd.DataFrame(columns, index=index).to_string()
+        return pd.DataFrame(columns, index=list(map(title, metrics))).to_string()
 
-    definitions = report["definitions"]
-    print(f"\n{show(report['rows'], [metric for metric in DEFINITIONS if metric in definitions])}\n")
-    print(f"degradation\n{show(report['degradation'], [key for key in DEGRADATION_DEFINITIONS if key != 'rows'])}\n")
-    for row, groups in report.get("groups", {}).items():
-        print(f"groups, {row}\n{show(groups, list(GROUP_DEFINITIONS))}\n")
-    print("\n".join(f"{metric}: {definition}" for metric, definition in definitions.items()), end="\n\n")
+    print(f"\n{show(report['rows'])}\n\ndegradation\n{show(report['degradation'])}\n")
+    groups = report.get("groups", {})
+    for metric in definitions.GROUP_DEFINITIONS if groups else ():
+        columns = {row: {group: text(metric, mean[metric]) for group, mean in means.items()} for row, means in groups.items()}
+        if metric == "faces":
+            faces = columns["bicubic"]
+        else:
+            print(f"groups, {title(metric)}\n{pd.DataFrame({'faces': faces} | columns).to_string()}\n")
+    print("\n".join(f"{metric}: {definition}" for metric, definition in report["definitions"].items()), end="\n\n")
 
 
-def save_sheet(path: Path, faces: TestFaces, makers: dict[str, tuple[list[str], Make]], seed: int) -> None:
-    """Real faces, test faces and one face degraded eight ways, each with what every row makes of it; chosen by seed.
-
-    makers: name -> the kinds that it can make, and the SR; its last version is shown.
-    """
-    columns = utils.SHEET_COLUMNS
-
-    def results(title: str, kinds: list[str], index: np.ndarray) -> dict[str, Tensor]:
-        return {
-            f"{name} of {title}": torch.cat([make(kind, index)[-1].cpu() for kind in kinds])
-            for name, (can, make) in makers.items()
-            if set(kinds) <= set(can)
-        }
-
-    chosen = choose(len(faces.inputs["real"]), columns, seed)
-    pictures = {"real LR faces": to_unit_range(faces.inputs["real"][chosen])}
-    pictures |= results("the real LR faces", ["real"], chosen)
-    chosen = choose(len(faces.y), columns, seed)
-    pictures["HR faces"] = to_unit_range(faces.y[chosen])
-    for kind in ("clean", "z 1"):
-        pictures[kind] = to_unit_range(faces.inputs[kind][chosen])
-        pictures |= results(kind, [kind], chosen)
-    eight = torch.cat([faces.inputs[kind][chosen[:1]] for kind in DEGRADATIONS])
-    pictures[f"one face: {', '.join(DEGRADATIONS)}"] = to_unit_range(eight)
-    utils.save_sheet(path, pictures | results("its eight degradations", DEGRADATIONS, chosen[:1]), columns)
+def save_sheet(path: Path, faces: TestFaces, methods: dict[str, Method], seed: int) -> None:
+    """Real faces, test faces and one face degraded eight ways, each with what every method makes of it; chosen by seed."""
+    real, test = (choose(len(images), utils.SHEET_COLUMNS, seed) for images in (faces.inputs["real"], faces.y))
+    rows = {"real": (["real"], real), "clean": (["clean"], test), "z 1": (["z 1"], test)}
+    rows[f"one face: {', '.join(DEGRADATIONS)}"] = (DEGRADATIONS, test[:1])
+    pictures = {}
+    for title, (kinds, index) in rows.items():
+        pictures[title] = to_unit_range(torch.cat([faces.inputs[kind][index] for kind in kinds]))
+        for name, method in methods.items():
+            if {*kinds} <= {*method.kinds}:
+                pictures[f"{name} of {title}"] = torch.cat([method.make(kind, index).cpu() for kind in kinds])
+    utils.save_sheet(path, {"HR faces": to_unit_range(faces.y[test]), **pictures})
 
 
 if __name__ == "__main__":

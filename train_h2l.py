@@ -1,7 +1,7 @@
 """Stage 1: train the degradation generator G, which makes clean LR faces look like real LR faces.
 
     python train_h2l.py --data Datasets --out Trained_Models
-    python train_h2l.py --width 16 --steps-per-epoch 100 --precision fp32    # a quick look on a CPU
+    python train_h2l.py --width 16 --steps-per-epoch 100                     # a quick look on a CPU
     torchrun --nproc_per_node=4 train_h2l.py --batch-size 80                 # four GPUs
 
 x_d = G(x_c, z): a WGAN-GP critic D_l compares x_d with unpaired real LR faces x_r, and a pixel
@@ -10,6 +10,7 @@ state in --out. G's weights are written to h2l.pth, for train.py.
 """
 
 import argparse
+import functools
 import sys
 from pathlib import Path
 
@@ -19,11 +20,11 @@ import torch
 from torch.nn import functional
 
 import utils
-from losses import adversarial_loss, critic_loss, gradient_penalty
+from losses import adversarial_loss, critic_terms
 from models import DegradationGenerator, LRCritic
+from training.folder import exclusive
 from training.options import parse_options, training_parser
 from training.run import Run
-from training.state import exclusive
 
 COLUMNS = [
     "critic_loss", "wasserstein", "gradient_penalty", "generator_loss", "pixel_loss", "colour_loss", "adversarial_loss",
@@ -33,12 +34,10 @@ CRITIC_BETAS = (0.5, 0.9)  # of Adam on D_l
 
 
 def build_parser() -> utils.Parser:
-    parser = training_parser(__doc__, batch_size=20, epochs=4, decay=0.5, decay_epochs=1)
+    parser = training_parser(__doc__, batch_size=20, epochs=4, lr_decay_epochs=1, betas=[0.5, 0.999], ema_decay=0.99)
     option = parser.option
-    option("generator-lr", 1e-4, "learning rate of Adam on G", "reference")
-    option("beta1", 0.5, "Adam's decay of the gradient's mean", "reference")
-    option("beta2", 0.999, "Adam's decay of the gradient's square", "reference")
-    option("critic-lr", 3e-4, "learning rate of Adam on D_l", "ours; reference 4e-4, of SGD")
+    option("generator-lr", 3e-4, "learning rate of Adam on G", "ours; reference 1e-4")
+    option("critic-lr", 6e-4, "learning rate of Adam on D_l", "ours; reference 4e-4, of SGD")
     # With the reference's weights x_d loses the face: see docs/DIFFERENCES.md
     option("pixel-weight", 4.0, "weight of MSE(x_d, x_c), each face's mean colour left out", "ours; reference 0.8")
     option("colour-weight", 15.0, "weight of the rest of it, the squared difference of the mean colours", "ours; reference 0.8")
@@ -59,40 +58,32 @@ class Degradation:
         """The networks to train are made here, from the run's seed."""
         options = run.options
         self.run, self.options = run, options
-        self.generator = run.network("generator", DegradationGenerator(options.width), inference=True)
-        self.critic = run.network("critic", LRCritic(options.width))
-        betas = (options.beta1, options.beta2)
-        adam = torch.optim.Adam(self.generator.parameters(), options.generator_lr, betas, fused=True)
-        critic_adam = torch.optim.Adam(self.critic.parameters(), options.critic_lr, CRITIC_BETAS, fused=True)
-        self.generator_optimizer = run.optimizer("generator", adam)
-        self.critic_optimizer = run.optimizer("critic", critic_adam)
-
-    def distribute(self) -> None:
-        """Share the networks among the run's processes."""
-        self.generator, self.critic = map(self.run.distribute, ("generator", "critic"))
+        self.G = run.network("generator", DegradationGenerator(options.width), inference=True)
+        self.D = run.network("critic", LRCritic(options.width))
+        run.load_initial_weights()
+        adam = functools.partial(torch.optim.Adam, fused=True)
+        self.adam_G = run.optimizer("generator", adam(self.G.parameters(), options.generator_lr, options.betas))
+        self.adam_D = run.optimizer("critic", adam(self.D.parameters(), options.critic_lr, CRITIC_BETAS))
 
     def iterate(self, iteration: int, x_c: torch.Tensor, x_r: torch.Tensor) -> dict[str, torch.Tensor]:
-        """One iteration, from 1: clean and real LR faces x_c, x_r [N, 3, 16, 16] -> its terms."""
-        run = self.run
-        update_generator = iteration % self.options.critic_updates == 0
-        z = run.normal(DegradationGenerator.noise_channels).to(x_c)
-        with run.autocast(), torch.set_grad_enabled(update_generator):  # a graph only where G learns from it
-            x_d = self.generator(x_c, z).to(x_c.dtype)
-        terms = self.update_critic(x_d, x_r)
-        if update_generator:
+        """One iteration, from 1, with clean and real LR faces x_c and x_r -> its terms.
+
+        x_c, x_r: [N, 3, 16, 16] in [-1, 1].
+        """
+        generate = iteration % self.options.critic_updates == 0
+        z = self.run.normal(DegradationGenerator.noise_channels).to(x_c)
+        with torch.set_grad_enabled(generate):  # a graph only where G learns from it
+            x_d = self.G(x_c, z)
+        terms = self.update_critic(x_d.detach(), x_r)
+        if generate:
             terms |= self.update_generator(x_d, x_c)
         return terms
 
     def update_critic(self, x_d: torch.Tensor, x_r: torch.Tensor) -> dict[str, torch.Tensor]:
         """D_l learns to tell x_d from x_r: WGAN-GP."""
-        with self.run.autocast():
-            # Without normalisation in D_l, fake and real faces can share a batch
-            fake_scores, real_scores = self.critic(torch.cat([x_d.detach(), x_r])).chunk(2)
-            penalty = gradient_penalty(self.critic, x_r, x_d, self.run.uniform().to(x_r))
-        loss = critic_loss(fake_scores, real_scores)
-        total = loss + self.options.gradient_penalty_weight * penalty
-        self.run.step(self.critic_optimizer, total)
-        return {"critic_loss": total, "wasserstein": -loss, "gradient_penalty": penalty}
+        terms = critic_terms(self.D, x_d, x_r, self.run.uniform().to(x_r))
+        self.run.step(self.adam_D, terms["critic_loss"])
+        return terms
 
     def update_generator(self, x_d: torch.Tensor, x_c: torch.Tensor) -> dict[str, torch.Tensor]:
         """G learns to make x_d look real to the frozen D_l, and to keep it close to x_c.
@@ -101,13 +92,12 @@ class Degradation:
         that costs would otherwise hide what blur and noise cost.
         """
         options = self.options
-        with utils.frozen(self.critic) as critic:
-            with self.run.autocast():
-                adversarial = adversarial_loss(critic(x_d))
-            colour = functional.mse_loss(x_d.mean(dim=(2, 3)), x_c.mean(dim=(2, 3)))
-            pixel = functional.mse_loss(x_d, x_c) - colour
-            total = options.pixel_weight * pixel + options.colour_weight * colour + options.adversarial_weight * adversarial
-            self.run.step(self.generator_optimizer, total)
+        with utils.frozen(self.D.module):
+            adversarial = adversarial_loss(self.D(x_d))
+        colour = functional.mse_loss(x_d.mean(dim=(2, 3)), x_c.mean(dim=(2, 3)))
+        pixel = functional.mse_loss(x_d, x_c) - colour
+        total = options.pixel_weight * pixel + options.colour_weight * colour + options.adversarial_weight * adversarial
+        self.run.step(self.adam_G, total)
         terms = {"generator_loss": total, "pixel_loss": pixel, "colour_loss": colour, "adversarial_loss": adversarial}
         return terms | {"saturated": utils.saturated(x_d).mean()}
 
@@ -118,9 +108,9 @@ class Degradation:
         (real,) = run.faces("LR_test")[: utils.SHEET_COLUMNS]
         clean, real = (utils.to_unit_range(faces).to(run.device) for faces in (clean, real))
         noise = torch.Generator().manual_seed(utils.SAMPLE_SEED)
-        with utils.evaluating(*run.trained("generator")) as (network,), run.autocast():
-            draws = [torch.randn(len(clean), network.noise_channels, generator=noise).to(run.device) for _ in range(4)]
-            degraded = [network(clean, z) for z in draws]
+        draws = [torch.randn(len(clean), DegradationGenerator.noise_channels, generator=noise).to(clean) for _ in range(4)]
+        with run.evaluating() as (G,):
+            degraded = [G(clean, z) for z in draws]
         rows = {f"degraded, z {number}": x_d for number, x_d in enumerate(degraded, 1)}
         rows = {"clean (HR_test)": clean, **rows, "real LR (LR_test)": real}
         utils.save_sheet(path, {title: faces[: utils.SHEET_COLUMNS] for title, faces in rows.items()})
@@ -132,11 +122,8 @@ def train(options: argparse.Namespace, given: set[str]) -> None:
     run = Run("h2l", options, given, COLUMNS)
     hr_train, lr_train, _, _ = (run.faces(name) for name in ("HR_train", "LR_train", "HR_test", "LR_test"))
     stage = Degradation(run)
-    run.begin()
-    stage.distribute()
     for iteration, (_, x_c, x_r) in run.batches(hr_train, lr_train):
         run.finish(stage.iterate(iteration, x_c, x_r), stage.sample)
-    run.done()
 
 
 if __name__ == "__main__":

@@ -43,25 +43,30 @@ def alignment_loss(
     return (alpha * to_clean + (1 - alpha) * to_degraded).mean()
 
 
-def scaled_alignment_loss(
-    versions: Tensor,
-    target: Tensor,
-    weights: Sequence[float],
-    distance: Callable[[Tensor, Tensor], Tensor] = sinkhorn_distance,
-) -> Tensor:
-    """The sum over k of w_k * W(E(x_k), T(x_m)), the batch mean, over the target's spread; a scalar.
+def spread(target: Tensor) -> Tensor:
+    """The mean squared distance between the features of two different faces, at the same position; a scalar.
 
-    versions: features [K*N, C, H, W] of K versions of N faces, all of one version together.
-    target: T(x_m) [N, C, H, W]; it gets no gradient. weights: w_1 ... w_K. distance: as for
-    `alignment_loss`, called once.
-    The spread is the mean squared distance between the target's features of different faces, at
-    the same position: a loss of 1 would mean that versions of one face differ as much as faces do.
-    Raises ValueError for fewer than 2 faces, which have no spread.
+    target: [N, C, H, W], N >= 2. The mean over all pairs is twice the variance. Raises ValueError for one face.
     """
     if len(target) < 2:
         raise ValueError("the alignment needs 2 faces at least: the distance between faces is its unit")
-    points = feature_points(target.detach())
-    points = points.to(torch.promote_types(points.dtype, torch.float32))
-    spread = paired_distance(points, points.roll(1, dims=0)).mean()
-    distances = distance(feature_points(versions), points.repeat(len(weights), 1, 1)).view(len(weights), -1).mean(dim=1)
-    return (distances * distances.new_tensor(weights)).sum() / spread
+    dtype = torch.promote_types(target.dtype, torch.float32)
+    return 2 * feature_points(target).to(dtype).var(dim=0).sum(dim=-1).mean()
+
+
+def scaled_alignment_loss(
+    versions: Tensor, target: Tensor, weights: Sequence[float | Tensor],
+    distance: Callable[[Tensor, Tensor], Tensor] = sinkhorn_distance,
+) -> Tensor:  # fmt: skip
+    """The sum over k of w_k * W(E(x_k), T(x_m)), the batch mean, over the target's spread; a scalar.
+
+    versions: features [K*N, C, H, W] of K versions of N faces, all of one version together.
+    target: T(x_m) [N, C, H, W]; it gets no gradient. weights: w_1 ... w_K or more, each a number or one for each face [N].
+    distance: as for `alignment_loss`, called once. A loss of 1 would mean that versions of one face differ as much as
+    faces do. Raises ValueError for fewer than 2 faces, which have no spread.
+    """
+    target = target.detach()
+    count = len(versions) // len(target)
+    distances = distance(feature_points(versions), feature_points(target).repeat(count, 1, 1))
+    weighted = [weight * part for weight, part in zip(weights, distances.chunk(count))]
+    return sum(weighted).mean() / spread(target)

@@ -1,7 +1,13 @@
 """Wasserstein GAN with gradient penalty (Gulrajani et al. 2017, "Improved training of Wasserstein GANs")."""
 
+from collections.abc import Callable
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+GRADIENT_PENALTY_WEIGHT = 10.0  # Gulrajani et al. 2017 and reference
+
+Critic = Callable[[Tensor], Tensor]
 
 
 def _mean(scores: Tensor) -> Tensor:
@@ -9,12 +15,16 @@ def _mean(scores: Tensor) -> Tensor:
     return scores.mean(dtype=torch.promote_types(scores.dtype, torch.float32))
 
 
-def critic_loss(fake_scores: Tensor, real_scores: Tensor) -> Tensor:
-    """D(fake) - D(real), batch means: minus the critic's estimate of the Wasserstein-1 distance.
+def critic_terms(critic: Critic, fake: Tensor, real: Tensor, mix: Tensor) -> dict[str, Tensor]:
+    """The critic's loss D(fake) - D(real) + 10 * gradient penalty, and its parts, batch means.
 
-    fake_scores, real_scores: [N, 1], unbounded.
+    fake, real: [N, 3, H, W], without a graph. mix: as for `gradient_penalty`. "wasserstein" is the critic's estimate of the
+    Wasserstein-1 distance. Fake and real samples share a batch: the critics do not normalise over it.
     """
-    return _mean(fake_scores) - _mean(real_scores)
+    fake_scores, real_scores = critic(torch.cat([fake, real])).chunk(2)
+    wasserstein, penalty = _mean(real_scores) - _mean(fake_scores), gradient_penalty(critic, real, fake, mix)
+    loss = GRADIENT_PENALTY_WEIGHT * penalty - wasserstein
+    return {"critic_loss": loss, "wasserstein": wasserstein, "gradient_penalty": penalty}
 
 
 def adversarial_loss(fake_scores: Tensor) -> Tensor:
@@ -22,11 +32,11 @@ def adversarial_loss(fake_scores: Tensor) -> Tensor:
     return -_mean(fake_scores)
 
 
-def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
+def gradient_penalty(critic: Critic, real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
     """(|grad D(x)| - 1)^2 at x = mix * real + (1 - mix) * fake, batch mean; the norm is taken in x's dtype.
 
     real, fake: [N, 3, H, W], fp32 or float64, without a graph. mix: [N], uniform in [0, 1], one for each sample (the
-    reference draws one for the batch). Weight it (10 in the paper) and add it to the critic's loss.
+    reference draws one for the batch).
     """
     mix = mix[:, None, None, None]
     x = (mix * real.detach() + (1 - mix) * fake.detach()).requires_grad_(True)

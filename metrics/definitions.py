@@ -1,28 +1,40 @@
-"""What each number of evaluate.py is, in the order of its table."""
+"""What each number of evaluate.py is, in the order of its tables."""
 
 from metrics.faces import EXPLODED, RINGS
-from metrics.inputs import BLUR, COLOURS, CONTRAST, DRAWS, FIXED, HELD_OUT, JPEG_QUALITY, MOSAIC, MOTION, NOISE  # fmt: skip
+from metrics.identity import DEGRADED_FACES, FACES, KINDS
+from metrics.inputs import BLUR, COLOURS, CONTRAST, DRAWS, FIXED, HELD_OUT, JPEG_QUALITY, MOSAIC, MOTION, NOISE
+
+FIXED_NAME = "_".join(FIXED)
+FIXED_TITLE = ", ".join(FIXED).replace("jpeg", "JPEG")
+HEADINGS = {f"psnr_{FIXED_NAME}": f"psnr {FIXED_TITLE}", f"consistency_{FIXED_NAME}": f"consistency {FIXED_TITLE}"}
+MEASURES = {
+    "psnr": "PSNR against y of the SR of {}; dB, RGB, 8 bits, the mean of the images' dB",
+    "ssim": "SSIM against y of the SR of {}; RGB, 8 bits, torchmetrics' default window",
+    "perceptual": "the training loss' perceptual distance from y to the SR of {}; its scale is that of the perceptual network",
+}
+FIDELITY = {
+    "clean": "the clean LR face x_c",
+    "degraded": f"x_d = G(x_c, z), {DRAWS} draws of z an image",
+    "mixed": "alpha x_c + (1 - alpha) x_d, the first draw of z",
+}
+PSNR = {
+    "eight": "the eight degradations of each face",
+    FIXED_NAME: f"{FIXED_TITLE}, which no network makes: comparable whatever G is",
+    **{kind: f"{kind} alone" for kind in FIXED},
+    "held_out": f"{', '.join(HELD_OUT)}, of which no training has any",
+    **{kind: f"{kind} alone" for kind in HELD_OUT},
+}
+CONSISTENCY = "mean pairwise PSNR of the SR of a face's {}; dB. Blur buys it: read it beside perceptual"
 
 DEFINITIONS = {
-    "real_fd": "Frechet distance between SR of the faces of LR_test and the crops of HR_test; lower is better",
-    "real_fd_both": "the same, against the crops of HR_test and the faces of --groups together",
-    "psnr_clean": "PSNR of SR of the clean LR face x_c against y; dB, RGB, 8 bits, the mean of the images' dB",
-    "psnr_degraded": f"the same for x_d = G(x_c, z), {DRAWS} draws of z an image",
-    "psnr_mixed": "the same for alpha x_c + (1 - alpha) x_d, the first draw of z",
-    "ssim_clean": "SSIM of SR of x_c against y; RGB, 8 bits, torchmetrics' default window",
-    "ssim_degraded": f"the same for x_d, {DRAWS} draws of z an image",
-    "ssim_mixed": "the same for the mix",
-    "perceptual_clean": "the training loss' perceptual distance of SR of x_c to y; its scale is that of the perceptual network",
-    "perceptual_degraded": f"the same for x_d, {DRAWS} draws of z an image",
-    "perceptual_mixed": "the same for the mix",
-    "psnr_eight": "PSNR against y, the mean over the eight degradations of each face",
-    "psnr_four": f"the same over {', '.join(FIXED)}, which no network makes: comparable whatever G is",
-    **{f"psnr_{kind}": f"the same for {kind} alone" for kind in FIXED},
-    "psnr_held_out": f"the same over {', '.join(HELD_OUT)}, of which no training has any",
-    **{f"psnr_{kind}": f"the same for {kind} alone" for kind in HELD_OUT},
-    "consistency": "mean pairwise PSNR of the SR of a face's eight degradations; dB. Read it beside psnr_eight",
-    "consistency_z": f"the same among the {DRAWS} draws of z alone",
-    **{f"consistency_{kind}": f"the same between {kind} and each of the seven others" for kind in FIXED},
+    "real_fd": "Frechet distance between SR of the faces of LR_test and the HR faces of {reference}; lower is better",
+    **{f"{name}_{kind}": text.format(FIDELITY[kind]) for name, text in MEASURES.items() for kind in FIDELITY},
+    **{f"psnr_{name}": f"PSNR against y of the SR of {text}; dB" for name, text in PSNR.items()},
+    "consistency": CONSISTENCY.format("eight degradations"),
+    "consistency_z": CONSISTENCY.format(f"{DRAWS} draws of z"),
+    f"consistency_{FIXED_NAME}": CONSISTENCY.format(FIXED_TITLE),
+    **{f"consistency_{kind}": f"mean PSNR between the SR of {kind} and that of each of the seven others; dB" for kind in FIXED},
+    "consistency_held_out": CONSISTENCY.format(", ".join(HELD_OUT)),
     "feature_gap": "Sinkhorn distance between E(x_c) and E of the eight degradations, divided by that between E(x_c) of "
     "different faces; lower is better",
     "saturated_real": "share of values outside [-1, 1] before clamping, SR of LR_test",
@@ -30,6 +42,16 @@ DEFINITIONS = {
     "exploded_real": f"share of images with more than {EXPLODED[0]:.0%} of values beyond {EXPLODED[1]}, SR of LR_test",
     "exploded_test": "the same, SR of every kind of input made from HR_test",
 }  # fmt: skip
+
+IDENTITY_DEFINITIONS = {
+    "identity_own": f"mean distance between dlib's face descriptors of SR of x_c and of y, at most {FACES} faces as they are, "
+    "at 150 px. It shows whether SR still looks like the person; it is no means to identify people",
+    "identity_others": "the same to the y of all the other faces, of which few show the same person",
+    "identity_nearer": "share of these others that are farther away than the own y; 0.5 is chance",
+    "recognised": f"share of faces whose own y is the nearest of all, SR of x_c, at most {FACES} faces",
+    **{f"recognised_{kind}": f"the same for {kind}, at most {DEGRADED_FACES} faces" for kind in KINDS if kind != "clean"},
+    "recognised_degraded": f"the mean over {', '.join(KINDS)}: recognised under degradation, at most {DEGRADED_FACES} faces",
+}
 
 RING_NAMES = [f"power_{low}_{high}" for low, high in RINGS]
 DEGRADATION_DEFINITIONS = {
@@ -39,24 +61,23 @@ DEGRADATION_DEFINITIONS = {
     "One draw an image",
     **{name: f"share of the luminance's power at {low} to under {high} periods a face, of that at {RINGS[0][0]} to "
        f"{RINGS[-1][1]}, under a Hann window" for name, (low, high) in zip(RING_NAMES, RINGS)},
-    "rows": "real: LR_test; floor: as many faces of LR_train; x_c: clean; x_d: G(x_c, z); hand_crafted: blurred, exposed, noised "
-    "and compressed at random by degradations.py, without any training",
+    "rows": "real: LR_test; floor: as many faces of LR_train; x_c: clean; x_d: G(x_c, z); hand_crafted_S: blurred, exposed, "
+    "noised and compressed at random by Datasets/degradations.py at strength S, without any training",
 }  # fmt: skip
 
 GROUP_DEFINITIONS = {
-    "faces": "how many test faces have this label",
-    "psnr_clean": "PSNR of SR of x_c against y, the mean of these faces; dB",
-    "psnr_four": f"the same over {', '.join(FIXED)}",
-    "consistency": f"mean pairwise PSNR of the SR of x_c, {', '.join(FIXED)}; dB. Not comparable with the eight's",
+    "faces": "how many faces have this label",
+    "psnr_clean": "PSNR against y of the SR of x_c, the mean of these faces; dB",
+    f"psnr_{FIXED_NAME}": f"the same over {FIXED_TITLE}",
+    "consistency": f"mean pairwise PSNR of the SR of x_c, {FIXED_TITLE}; dB. Not comparable with the eight's",
 }
 
+KIND_DEFINITIONS = {
+    "eight degradations": f"{DRAWS} draws of z; Gaussian blur, {BLUR:g} px of the HR face; Gaussian noise, {NOISE:g} of 255, "
+    f"and JPEG, quality {JPEG_QUALITY}, on the LR face; bilinear in place of bicubic reduction",
+    "held-out kinds": f"motion: blurred along a line of {MOTION} px of the HR face; faded: contrast times {CONTRAST:g} about "
+    f"the middle grey; nearest: nearest-neighbour reduction; mosaic: tiles of {MOSAIC}x{MOSAIC} LR px of one colour; palette: "
+    f"{COLOURS} colours",
+}
 
-def describe_kinds() -> dict[str, str]:
-    """How each kind of input is made."""
-    return {
-        "eight degradations": f"{DRAWS} draws of z; Gaussian blur, {BLUR:g} px of the HR face; Gaussian noise, {NOISE:g} of "
-        f"255, and JPEG, quality {JPEG_QUALITY}, on the LR face; bilinear in place of bicubic reduction",
-        "held-out kinds": f"motion: blurred along a line of {MOTION} px of the HR face; faded: contrast times {CONTRAST:g} about "
-        f"the middle grey; nearest: nearest-neighbour reduction; mosaic: tiles of {MOSAIC}x{MOSAIC} LR px of one colour; "
-        f"palette: {COLOURS} colours",
-    }
+ORDER = list({**DEFINITIONS, **IDENTITY_DEFINITIONS, **DEGRADATION_DEFINITIONS})  # of all tables but the groups'

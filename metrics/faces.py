@@ -16,6 +16,7 @@ from utils import to_bytes, to_unit_range
 
 EXPLODED = (0.2, 1.2)  # an image with more than this share of values beyond this, before clamping, has exploded
 FIDELITY = {"clean": ["clean"], "degraded": DRAWN, "mixed": ["mixed"]}  # column -> kinds of inputs
+SETS = {"eight": DEGRADATIONS, "z": DRAWN, "_".join(FIXED): FIXED, "held_out": HELD_OUT}
 RINGS = ((1, 3), (3, 5), (5, 8), (8, 12))  # of radial frequency, in periods of an LR face: from, and under
 LUMINANCE = (0.299, 0.587, 0.114)
 
@@ -26,9 +27,14 @@ def exploded(images: Tensor) -> Tensor:
     return (~(images.abs() <= limit)).float().flatten(1).mean(dim=1) > share  # NaN is lost, too
 
 
+def mean_of(columns: list[Tensor]) -> Tensor:
+    """The mean of several measurements of the same faces: k times [N] -> [N]."""
+    return torch.stack(columns).mean(dim=0)
+
+
 def consistency(outputs: list[Tensor]) -> Tensor:
     """Mean pairwise PSNR of versions of the same faces: k times [N, 3, H, W] in [-1, 1] -> [N], dB."""
-    return torch.stack([utils.psnr(a, b) for a, b in itertools.combinations(outputs, 2)]).mean(dim=0)
+    return mean_of([utils.psnr(a, b) for a, b in itertools.combinations(outputs, 2)])
 
 
 def measure_fidelity(raw: dict[str, Tensor], y: Tensor, perceptual: PerceptualLoss) -> dict[str, Tensor]:
@@ -38,16 +44,13 @@ def measure_fidelity(raw: dict[str, Tensor], y: Tensor, perceptual: PerceptualLo
     """
     from torchmetrics.functional.image import structural_similarity_index_measure
 
-    table: dict[str, Tensor] = {}
     target = to_unit_range(y)
     target_features = perceptual.features(target)
     psnr = {kind: utils.psnr(images, target) for kind, images in raw.items()}
-    columns = {**FIDELITY, "eight": DEGRADATIONS, "four": FIXED, "held_out": HELD_OUT}
-    for column, kinds in {**columns, **{kind: [kind] for kind in [*FIXED, *HELD_OUT]}}.items():
-        if set(kinds) <= set(raw):
-            table[f"psnr_{column}"] = torch.stack([psnr[kind] for kind in kinds]).mean(dim=0)
+    columns = {**FIDELITY, **SETS, **{kind: [kind] for kind in [*FIXED, *HELD_OUT]}}
+    table = {f"psnr_{name}": mean_of([psnr[kind] for kind in kinds]) for name, kinds in columns.items() if {*kinds} <= {*raw}}
     for column, kinds in FIDELITY.items():
-        if not set(kinds) <= set(raw):
+        if not {*kinds} <= {*raw}:
             continue
         ssim, distances = [], []
         for kind in kinds:
@@ -55,21 +58,22 @@ def measure_fidelity(raw: dict[str, Tensor], y: Tensor, perceptual: PerceptualLo
             ssim.append(structural_similarity_index_measure(images.float(), y.float(), data_range=255.0, reduction="none"))
             difference = perceptual.features(to_unit_range(images)) - target_features
             distances.append(difference.abs().flatten(1).mean(dim=1))
-        table[f"ssim_{column}"] = torch.stack(ssim).mean(dim=0)
-        table[f"perceptual_{column}"] = torch.stack(distances).mean(dim=0)
+        table |= {f"ssim_{column}": mean_of(ssim), f"perceptual_{column}": mean_of(distances)}
     return table
 
 
 def measure_consistency(raw: dict[str, Tensor]) -> dict[str, Tensor]:
-    """How far the SR of a face's eight degradations agree: name, as in DEFINITIONS -> [N], dB; raw as above."""
+    """How far the SR of a face's degradations agrees: name, as in DEFINITIONS -> [N], dB; raw as above."""
+    sets = {name: kinds for name, kinds in SETS.items() if {*kinds} <= {*raw}}
+    psnr: dict[tuple[str, str], Tensor] = {}
     table = {}
-    if set(DEGRADATIONS) <= set(raw):
-        table["consistency"] = consistency([raw[kind] for kind in DEGRADATIONS])
+    for name, kinds in sets.items():
+        pairs = list(itertools.combinations(kinds, 2))
+        psnr |= {pair: utils.psnr(raw[pair[0]], raw[pair[1]]) for pair in pairs if pair not in psnr}
+        table["consistency" if name == "eight" else f"consistency_{name}"] = mean_of([psnr[pair] for pair in pairs])
+    if "eight" in sets:
         for kind in FIXED:
-            pairs = [utils.psnr(raw[kind], raw[other]) for other in DEGRADATIONS if other != kind]
-            table[f"consistency_{kind}"] = torch.stack(pairs).mean(dim=0)
-    if set(DRAWN) <= set(raw):
-        table["consistency_z"] = consistency([raw[kind] for kind in DRAWN])
+            table[f"consistency_{kind}"] = mean_of([value for pair, value in psnr.items() if kind in pair])
     return table
 
 
@@ -81,7 +85,7 @@ def measure_gaps(extract: Callable[[Tensor], Tensor], inputs: dict[str, Tensor],
     clean = feature_points(extract(inputs["clean"]).float())
     gaps = [sinkhorn_distance(clean, feature_points(extract(inputs[kind]).float())) for kind in DEGRADATIONS]
     far = sinkhorn_distance(clean, feature_points(extract(others).float()))
-    return {"gap_degraded": torch.stack(gaps).mean(dim=0), "gap_others": far}
+    return {"gap_degraded": mean_of(gaps), "gap_others": far}
 
 
 def measure_faces(
@@ -98,9 +102,26 @@ def measure_faces(
         table |= measure_gaps(extract, inputs, others)
     seen = [utils.saturated(images) for kind, images in raw.items() if kind not in HELD_OUT]
     if seen:
-        table["saturated_test"] = torch.stack(seen).mean(dim=0)
-    table["exploded_test"] = torch.stack([exploded(images).float() for images in raw.values()]).mean(dim=0)
-    return pd.DataFrame({name: values.double().cpu().numpy() for name, values in table.items()})
+        table["saturated_test"] = mean_of(seen)
+    table["exploded_test"] = mean_of([exploded(images).float() for images in raw.values()])
+    return to_table(table)
+
+
+def measure_group(raw: dict[str, Tensor], y: Tensor) -> pd.DataFrame:
+    """What is measured of the faces of --groups, one row a face; columns as in GROUP_DEFINITIONS.
+
+    raw: the SR of "clean" and FIXED, before clamping. y: uint8 [N, 3, 64, 64].
+    """
+    psnr = {kind: utils.psnr(images, to_unit_range(y)) for kind, images in raw.items()}
+    fixed = mean_of([psnr[kind] for kind in FIXED])
+    return to_table({
+        "psnr_clean": psnr["clean"], "psnr_" + "_".join(FIXED): fixed, "consistency": consistency(list(raw.values()))
+    })  # fmt: skip
+
+
+def to_table(columns: dict[str, Tensor]) -> pd.DataFrame:
+    """Name -> [N], a row a face."""
+    return pd.DataFrame({name: values.double().cpu().numpy() for name, values in columns.items()})
 
 
 def psnr_apart_from_colour(images: Tensor, targets: Tensor) -> Tensor:

@@ -1,23 +1,26 @@
-"""Faces from and to folders: labelled test faces, inputs for other programs, and the pictures that these made of them."""
+"""Inputs for other programs, as folders of pictures, and the pictures that these made of them."""
 
+import json
 import os
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 
 import utils
-from Datasets.images import ImageError, load_image, prepare_hr, prepare_lr
+from Datasets.images import ImageError, load_image
 from Datasets.lists import read_list
+from metrics.inputs import to_images
 from models import HR_SIZE
 
-LABELS = ("age", "gender", "race")
-AGES = [0, 3, 10, 20, 40, 60, 200]  # years, the bands' lower ends
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif")
+MARK = '{"inputs of": "evaluate.py"'  # how a record begins
+THUMBNAIL = 4  # px, the side of the grey pictures by which a record knows its inputs
+TOLERANCE = 2.0  # of 255, root mean square: rounding differs between devices by less, other noise by more
 
 
 def list_names(path: Path, length: int) -> list[str]:
@@ -33,8 +36,10 @@ def list_names(path: Path, length: int) -> list[str]:
 
 def relative_names(files: list[str]) -> list[str]:
     """Names ending in .png, relative to the deepest folder that holds all the files."""
-    folder = os.path.commonpath([os.path.dirname(file) for file in files])
-    return utils.output_names([Path(os.path.relpath(file, folder)).as_posix() for file in files])
+    names = utils.relative_names(files, [os.path.dirname(file) for file in files])
+    # A file that is listed again is another face, whose degradations differ
+    again = pd.Series(names).groupby(names).cumcount()
+    return utils.output_names([f"again {number}/{name}" if number else name for number, name in zip(again, names)])
 
 
 def kind_folder(kind: str) -> str:
@@ -42,93 +47,115 @@ def kind_folder(kind: str) -> str:
     return kind.replace(" ", "_")
 
 
-def write_inputs(folder: Path, inputs: dict[str, tuple[list[str], Tensor]]) -> None:
-    """Write inputs as PNG: kind -> (names, uint8 [N, 3, 16, 16]) -> folder/KIND/NAME."""
-    for kind, (names, faces) in inputs.items():
-        for name, face in zip(names, faces.permute(0, 2, 3, 1).contiguous().numpy()):
-            path = folder / kind_folder(kind) / name
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise utils.UserError(f"cannot make the folder {path.parent} ({error}): name another --write-inputs") from error
-            image = Image.fromarray(face)
-            utils.write_atomic(path, lambda temporary, image=image: image.save(temporary, "PNG"), flush=False)
+# --- inputs ------------------------------------------------------------------------------------------------------
 
 
-def read_results(folder: Path, kinds: dict[str, list[str]]) -> dict[str, Tensor]:
-    """SR pictures of any program: kind -> names as in list_names -> kind -> uint8 [N, 3, 64, 64].
+def write_inputs(folder: Path, inputs: dict[str, tuple[list[str], Tensor]], options: dict) -> None:
+    """Write inputs as PNG: kind -> (names, uint8 [N, 3, 16, 16]) -> FOLDER/KIND/NAME, and their record, FOLDER.json.
 
-    A kind without a folder is left out. The extension is free. Raises UserError, naming the file, for a
-    picture that is missing, does not decode, or is not 64x64 px.
+    options: that the inputs depend on, for the record. Raises UserError for a folder that is not empty.
     """
-    found: dict[str, Tensor] = {}
-    for kind, names in kinds.items():
-        place = folder / kind_folder(kind)
-        if place.is_dir():
-            with ThreadPoolExecutor(utils.thread_count()) as pool:
-                pictures = list(pool.map(read_result, [place / name for name in names]))
-            found[kind] = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
-    if not found:
-        expected = ", ".join(map(kind_folder, kinds))
-        raise utils.UserError(f"--results {folder} has none of the folders {expected}: --write-inputs shows what belongs there")
+    utils.make_folder(folder, "--write-inputs")
+    if any(folder.iterdir()):
+        raise utils.UserError(f"--write-inputs {folder} is not empty: what is there would lie among the inputs; name a new one")
+    if record_of(folder).exists() and not is_record(record_of(folder)):
+        raise utils.UserError(f"--write-inputs {folder}: its record would replace {record_of(folder)}; name another folder")
+    record_of(folder).unlink(missing_ok=True)
+    for kind, (names, faces) in inputs.items():
+        paths = [folder / kind_folder(kind) / name for name in names]
+        for parent in {path.parent for path in paths}:
+            utils.make_folder(parent, "--write-inputs")
+        for path, image in zip(paths, to_images(faces)):
+            utils.write_atomic(path, lambda temporary, image=image: image.save(temporary, "PNG"), flush=False)
+    kinds = {kind: dict(zip(names, map(bytes.hex, map(bytes, thumbnails(faces))))) for kind, (names, faces) in inputs.items()}
+    text = f'{MARK}, "options": {json.dumps(options)}, "kinds": {json.dumps(kinds)}}}\n'
+    utils.write_atomic(record_of(folder), lambda temporary: temporary.write_text(text, "utf-8"))
+
+
+def record_of(folder: Path) -> Path:
+    """The record beside a folder of inputs, or of results: FOLDER.json."""
+    return Path(f"{os.path.abspath(folder)}.json")
+
+
+def thumbnails(faces: Tensor) -> np.ndarray:
+    """uint8 [N, 3, 16, 16] -> grey, uint8 [N, 16]."""
+    grey = functional.avg_pool2d(faces.float().mean(dim=1), faces.shape[-1] // THUMBNAIL)
+    return grey.round().to(torch.uint8).flatten(1).numpy()
+
+
+# --- results -----------------------------------------------------------------------------------------------------
+
+
+def read_results(folder: Path, inputs: dict[str, tuple[list[str], Tensor]], options: dict) -> dict[str, Tensor]:
+    """SR pictures of any program: kind -> (names, uint8 [N, 3, 16, 16]), as in write_inputs -> kind -> uint8 [N, 3, 64, 64].
+
+    A kind without a folder is left out, and printed. The extension is free. options: as in write_inputs. Raises UserError,
+    naming the file, for a picture that is missing, does not decode, or is not 64x64 px, and for results of other inputs.
+    """
+    kinds = [kind for kind in inputs if (folder / kind_folder(kind)).is_dir()]
+    missing = ", ".join(kind_folder(kind) for kind in inputs if kind not in kinds)
+    if not kinds:
+        raise utils.UserError(f"--results {folder} has none of the folders {missing}: --write-inputs shows what belongs there")
+    if missing:
+        print(f"--results {folder} has no folder {missing}: what is measured on these is left out of its row, as -")
+    check_inputs(folder, {kind: inputs[kind] for kind in kinds}, options)
+    found = {}
+    for kind in kinds:
+        with ThreadPoolExecutor(utils.thread_count()) as pool:
+            pictures = list(pool.map(read_result, [folder / kind_folder(kind) / name for name in inputs[kind][0]]))
+        found[kind] = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
     return found
 
 
 def read_result(path: Path) -> np.ndarray:
     """One SR picture [64, 64, 3], under its name or with another extension."""
-    if not path.exists():
-        stem = str(path).removesuffix(".png")
-        others: Iterable[Path] = (Path(stem + end) for end in (".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif"))
-        others = [other for other in others if other.exists()]
-        if not others:
-            raise utils.UserError(f"--results: {path} is missing")
-        path = others[0]
+    found = next((other for end in EXTENSIONS if (other := path.with_suffix(end)).exists()), None)
+    if found is None:
+        raise utils.UserError(f"--results: {path} is missing")
     try:
-        image = load_image(path)
+        image = load_image(found)
     except ImageError as error:
-        raise utils.UserError(f"--results: {path} {error}") from error
+        raise utils.UserError(f"--results: {found} {error}") from error
     if image.size != (HR_SIZE, HR_SIZE):
-        raise utils.UserError(f"--results: {path} has {image.width}x{image.height} px, not {HR_SIZE}x{HR_SIZE}")
+        raise utils.UserError(f"--results: {found} has {image.width}x{image.height} px, not {HR_SIZE}x{HR_SIZE}")
     return np.asarray(image)
 
 
-def read_groups(path: Path) -> tuple[Tensor, Tensor, pd.DataFrame, list[str]]:
-    """Labelled test faces: y, uint8 [N, 3, 64, 64]; x_c, uint8 [N, 3, 16, 16]; a column of labels each; names.
+def check_inputs(folder: Path, inputs: dict[str, tuple[list[str], Tensor]], options: dict) -> None:
+    """Compare these inputs with those that results were made of, by the record beside the results or beside them.
 
-    path: a CSV with the column path and any of age (years), gender and race. The faces are framed already:
-    the centre square, reduced to 64 px. Raises UserError, naming the row, for what cannot be used.
+    FOLDER.json says it; else every record in the folder that FOLDER lies in, such as inputs.json, must agree. Without any it
+    is printed that nothing was checked. Raises UserError, with the options that differ, for other inputs.
     """
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise utils.UserError(f"--groups {path} cannot be read ({error})") from error
-    labels = [label for label in LABELS if label in table]
-    if "path" not in table or not labels or len(table) < 2:
-        raise utils.UserError(f"--groups {path}: expected the columns path and any of {', '.join(LABELS)}, and at least 2 rows")
-
-    def decode(row: int) -> np.ndarray:
+    own = record_of(folder)
+    records = [own] if is_record(own) else [path for path in sorted(own.parent.glob("*.json")) if is_record(path)]
+    if not records:
+        print(f"--results {folder}: no record beside it says of which inputs it was made; copy that of --write-inputs to {own}")
+    for path in records:
         try:
-            image = load_image(Path(path).parent / table["path"][row])
-        except (ImageError, OSError) as error:
-            raise utils.UserError(f"--groups {path}, row {row + 2}: {table['path'][row]} {error}") from error
-        return np.asarray(prepare_hr(image, HR_SIZE, HR_SIZE))
+            record = json.loads(path.read_text("utf-8"))
+            other = next((kind for kind in inputs if differ(record["kinds"].get(kind), *inputs[kind])), None)
+        except (ValueError, KeyError, TypeError) as error:
+            raise utils.UserError(f"--results {folder}: {path} is damaged ({error}): write the inputs anew") from error
+        if other is not None:
+            then = ", ".join(f"{name} {value}" for name, value in record["options"].items() if options.get(name) != value)
+            raise utils.UserError(
+                f"--results {folder}: by {path}, its inputs were others ({other}): {then or 'other faces'}. Give the same "
+                f"options, or make the results anew; if they were made of other inputs than these, copy their record to {own}"
+            )
 
-    with ThreadPoolExecutor(utils.thread_count()) as pool:
-        faces = list(pool.map(decode, range(len(table))))
-    small = [np.asarray(prepare_lr(Image.fromarray(face))) for face in faces]
-    y, clean = (torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) for images in (faces, small))
-    names = relative_names([os.path.abspath(Path(path).parent / file) for file in table["path"]])
-    return y, clean, group_labels(table[labels], path), names
+
+def is_record(path: Path) -> bool:
+    """Whether a file is a record of --write-inputs."""
+    if not path.is_file():
+        return False
+    with open(path, "rb") as stream:
+        return stream.read(len(MARK)) == MARK.encode()
 
 
-def group_labels(table: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """The labels with ages in bands, such as "20-39"."""
-    table = table.copy()
-    if "age" in table:
-        ages = pd.to_numeric(table["age"], errors="coerce")
-        if ages.isna().any():
-            row = int(ages.isna().to_numpy().nonzero()[0][0])
-            raise utils.UserError(f"--groups {path}, row {row + 2}: the age {table['age'][row]!r} is not a number")
-        names = [f"{low}-{high - 1}" for low, high in zip(AGES, AGES[1:-1])] + [f"{AGES[-2]} and over"]
-        table["age"] = pd.cut(ages, AGES, right=False, labels=names)
-    return table
+def differ(recorded: dict[str, str] | None, names: list[str], faces: Tensor) -> bool:
+    """Whether faces, uint8 [N, 3, 16, 16], are other ones than those that were recorded under their names."""
+    if recorded is None or not {*names} <= {*recorded}:
+        return True
+    then = np.stack([np.frombuffer(bytes.fromhex(recorded[name]), np.uint8) for name in names]).astype(float)
+    return bool((np.square(then - thumbnails(faces)).mean(axis=1) > TOLERANCE**2).any())

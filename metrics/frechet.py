@@ -1,6 +1,6 @@
 """The Frechet distance between two sets of pictures, by torchmetrics, with Inception's or MobileNetV2's features."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -28,7 +28,7 @@ class MobileNetFeatures(nn.Module):
         if not isinstance(weights, dict):
             raise utils.UserError(f"{path} is not a state dict: {remedy}")
         utils.load_weights(network, weights, path)
-        self.layers = network.features.eval().requires_grad_(False)
+        self.layers = utils.fold_batchnorm(network.eval()).features.requires_grad_(False)
 
     def forward(self, images: Tensor) -> Tensor:
         images = functional.interpolate(images.float() / 255, size=(224, 224), mode="bilinear", align_corners=False)
@@ -45,7 +45,7 @@ class Features(nn.Identity):
 
 
 class Frechet:
-    """Frechet distances to fixed references, in float64, with one feature network, in fp32, for all."""
+    """Frechet distances, in float64, with one feature network, in fp32, for all."""
 
     def __init__(self, features: str, device: torch.device) -> None:
         """features: "inception" or the path of MobileNetV2's state dict. Raises UserError with the remedy."""
@@ -59,30 +59,18 @@ class Frechet:
         self.network = load_inception() if features == "inception" else MobileNetFeatures(Path(features))
         self.network.to(device)
 
-    def features(self, images: Iterable[Tensor], title: str) -> Iterator[Tensor]:
-        """Batches of uint8 [N, 3, H, W] -> batches of features [N, d]."""
-        with torch.inference_mode():
-            for batch in utils.progress(images, desc=f"{self.name} features, {title}", unit="batch", leave=False):
-                yield self.network(batch.to(self.device))
+    @torch.inference_mode()
+    def features(self, images: Iterable[Tensor], title: str) -> Tensor:
+        """Batches of uint8 [N, 3, H, W] -> features [all, d]."""
+        batches = utils.progress(images, desc=f"{self.name} features, {title}", unit="batch", leave=False)
+        return torch.cat([self.network(batch.to(self.device)) for batch in batches])
 
-    def reference(self, *sets: Iterable[Tensor], title: str):
-        """A metric that measures distances to these images: one or several sets of batches of uint8 [N, 3, H, W]."""
-        metric = None
-        for images in sets:
-            for features in self.features(images, title):
-                if metric is None:
-                    metric = self.metric(Features(features.shape[1]), reset_real_features=False).to(self.device)
-                metric.update(features, real=True)
-        return metric
-
-    def distances(self, references: list, images: Iterable[Tensor], title: str) -> list[float]:
-        """The distances of these images, batches of uint8 [N, 3, H, W], to each of the references."""
-        for metric in references:
-            metric.reset()
-        for features in self.features(images, title):
-            for metric in references:
-                metric.update(features, real=False)
-        return [metric.compute().item() for metric in references]
+    def distance(self, features: Tensor, others: Tensor) -> float:
+        """Between the images of two sets of features [N, d] and [M, d]."""
+        metric = self.metric(Features(features.shape[1])).to(self.device)
+        metric.update(features, real=True)
+        metric.update(others, real=False)
+        return metric.compute().item()
 
 
 def load_inception() -> nn.Module:

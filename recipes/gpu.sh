@@ -2,9 +2,9 @@
 # All that a GPU is wanted for, in one command: the GPU tests, the timings, both stages at the reference's length, the
 # evaluation, and the ablations side by side.
 #
-# Usage: bash recipes/gpu.sh --faces faces.zip [--out runs/gpu] [--minutes 9]
+# Usage: bash recipes/gpu.sh --faces faces.tar.gz [--out runs/gpu] [--minutes 9]
 #
-# It needs the repository, its requirements-dev.txt, and one archive of faces (Datasets/pack_faces.py pack). With --minutes it
+# It needs the repository, its requirements-dev.txt, and one archive of faces (tar cz of a folder of the four lists and their images, relative paths). With --minutes it
 # stops in time with everything saved, and ends with status 3: run the same command again, and it goes on where it was.
 # Status 0: all is done. Expect about 2 to 4 hours on an H100 (an estimate: it has not run on a GPU yet).
 #
@@ -33,21 +33,21 @@ mkdir -p "$OUT/done"
 # The reference's lengths. The rows of the ablations are shorter: half a length, the alignment from the middle on.
 NETWORKS=()
 STAGE1=(--epochs 4 --steps-per-epoch 9143)
-STAGE2=(--phases interleaved --epochs 4 --steps-per-epoch 14066 --vgg-weights "${VGG:-imagenet}")
-ALIGN=(--phases align --vgg-weights "${VGG:-imagenet}")
-ROW=(--phases interleaved --epochs 2 --steps-per-epoch 14066 --vgg-weights "${VGG:-imagenet}")
+STAGE2=(--epochs 4 --steps-per-epoch 14066 --vgg-weights "${VGG:-imagenet}")
+ALIGN=(--generator-lr 0 --ot-start-epoch 1 --epochs 1 --steps-per-epoch 900 --batch-size 26 --alignment-lr 5e-4)
+ROW=(--epochs 2 --steps-per-epoch 14066 --vgg-weights "${VGG:-imagenet}")
 MEASURE=(--vgg-weights "${VGG:-imagenet}" --features "${FEATURES:-inception}" --self-ensemble)
-BENCHES=(stage1 stage2 critic data test sinkhorn scaling compile)
+BENCHES=(stage1 stage2 scaling test sinkhorn)
 BENCH=(--device "$DEVICE" --rounds 7)
 TESTS=(tests/test_gpu.py)
 if [[ ${TINY:-} ]]; then
     NETWORKS=(--width 4 --batch-size 4)
     STAGE1=(--epochs 1 --steps-per-epoch 2)
-    STAGE2=(--phases interleaved --epochs 2 --steps-per-epoch 1 --critic-updates 1 --vgg-weights random)
-    ALIGN=(--phases align --align-steps 2 --vgg-weights random)
+    STAGE2=(--epochs 2 --steps-per-epoch 1 --critic-updates 1 --ot-start-epoch 2 --vgg-weights random)
+    ALIGN=(--generator-lr 0 --ot-start-epoch 1 --epochs 1 --steps-per-epoch 2)
     ROW=("${STAGE2[@]}")
     MEASURE=(--vgg-weights random --features "$FEATURES" --limit 4)
-    BENCHES=(critic)
+    BENCHES=(stage1)
     BENCH=(--device "$DEVICE" --rounds 1 --width 4)
     TESTS+=(-k sinkhorn_on_the_device)
 fi
@@ -71,7 +71,8 @@ step() {
     touch "$OUT/done/$name"
 }
 
-step faces "$PYTHON" Datasets/pack_faces.py unpack --archive "$FACES" --data "$OUT/faces"
+mkdir -p "$OUT/faces"
+step faces tar xf "$FACES" -C "$OUT/faces"
 step tests "$PYTHON" -m pytest "${TESTS[@]}"
 for part in "${BENCHES[@]}"; do
     step "bench_$part" "$PYTHON" benchmarks/bench.py "$part" "${BENCH[@]}" --out "$OUT/bench_$part.md"
@@ -89,9 +90,9 @@ row() {
 }
 rows=()
 row aligned & rows+=($!)
-row unaligned --no-alignment & rows+=($!)
+row unaligned --alignment-lr 0 & rows+=($!)
 row degraded --alpha 0 & rows+=($!)
-row clean --alpha 1 --no-alignment & rows+=($!)
+row clean --alpha 1 --alignment-lr 0 & rows+=($!)
 worst=0
 for process in "${rows[@]}"; do
     wait "$process" || { status=$?; ((worst && worst != 3)) || worst=$status; }

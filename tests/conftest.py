@@ -8,7 +8,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from helpers import TINY, run_script, write_weights  # noqa: E402
+from helpers import REFERENCE, TINY, run_script, write_weights  # noqa: E402
 
 from models import Decoder, FeatureExtractor  # noqa: E402
 
@@ -36,7 +36,7 @@ def sr(demo_data, h2l) -> Path:
     """sr.pth of a two-step run of train.py, as a user starts it; all files of both stages lie
     beside it.
     """
-    options = ["--data", demo_data, "--out", h2l.parent, "--max-steps", 2, "--vgg-weights", "random", *TINY]
+    options = ["--data", demo_data, "--out", h2l.parent, "--max-steps", 2, "--vgg-weights", "random", *REFERENCE, *TINY]
     result = run_script("train.py", *options)
     assert result.returncode == 0, result.stderr
     return h2l.parent / "sr.pth"

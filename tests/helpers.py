@@ -14,14 +14,20 @@ import utils
 from training.options import CHANGEABLE, PER_START
 from training.run import Run
 
+HANGING = 1500  # s after which a child counts as hanging, on however busy a machine
 ROOT = Path(__file__).resolve().parent.parent
-TINY = ["--width", "4", "--batch-size", "4", "--precision", "fp32", "--device", "cpu", "--log-every", "1"]
+TINY = ["--width", "4", "--batch-size", "4", "--precision", "fp32", "--device", "cpu"]
+TINY += ["--save-every", "20"]  # a row of the log for each iteration
+# Stage 2 as the reference has it, but for the perceptual network
+REFERENCE = ["--betas", 0, 0.5, "--lr-decay", 0.2, "--ema-decay", 0, "--alpha", 0.3, "--synthetic-share", 0]
+REFERENCE += ["--augment", "none", "--generator-lr", 1e-4, "--l1-weight", 0.5, "--adversarial-weight", 0.05]
+REFERENCE += ["--alignment-lr", 1e-6, "--ot-start-epoch", 2, "--alignment-target", "moment"]
 
 
 def run_script(script: str, *options: object, environment: dict | None = None, **settings) -> subprocess.CompletedProcess:
     """Run a script of the repository in a process of its own, from its root."""
     command = [sys.executable, script, *map(str, options)]
-    settings = {"capture_output": True, "text": True, "timeout": 240, **settings}
+    settings = {"capture_output": True, "text": True, "timeout": HANGING, **settings}
     return subprocess.run(command, cwd=ROOT, env={**os.environ, **(environment or {})}, **settings)
 
 
@@ -48,7 +54,7 @@ def start_script(script, *options, **settings):
                 os.killpg(process.pid, signal.SIGKILL)
 
 
-def wait_for(path: Path, seconds: float = 120) -> None:
+def wait_for(path: Path, seconds: float = HANGING) -> None:
     """Wait until a file is there."""
     deadline = time.monotonic() + seconds
     while not path.exists():
@@ -67,7 +73,7 @@ def h2l_options(data, out, *more):
 
 
 def sr_options(data, out, h2l, *more):
-    return h2l_options(data, out, "--h2l", h2l, "--vgg-weights", "random", "--phases", "interleaved", *more)
+    return h2l_options(data, out, "--h2l", h2l, "--vgg-weights", "random", *REFERENCE, *more)
 
 
 def one_step(data, out, *more):
@@ -130,12 +136,15 @@ class Recorder:
         self.updates = []
         step = Run.step
 
+        def weights(run):
+            return {name: utils.digest(dict(network.named_parameters())) for name, network in run.state.networks.items()}
+
         def recorded(run, optimizer, loss):
-            before = {name: utils.digest(dict(network.named_parameters())) for name, network in run.networks.items()}
+            before = weights(run)
             step(run, optimizer, loss)
-            changed = {n for n, network in run.networks.items() if utils.digest(dict(network.named_parameters())) != before[n]}
-            name = next(name for name, known in run.optimizers.items() if known is optimizer)
-            self.updates.append((run.iteration + 1, name, changed))
+            changed = {name for name, after in weights(run).items() if after != before[name]}
+            name = next(name for name, known in run.state.optimizers.items() if known is optimizer)
+            self.updates.append((run.state.iteration + 1, name, changed))
 
         monkeypatch.setattr(Run, "step", recorded)
 

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")])
 RECIPES = sorted(ROOT.glob("recipes/*.sh"))
-SCRIPTS = ["train_h2l", "train", "test", "evaluate", "export", "benchmarks/bench"]
+SCRIPTS = ["train_h2l", "train", "test", "evaluate", "export", "photos", "benchmarks/bench"]
 SCRIPTS += [f"Datasets/{name}" for name in ("make_csv", "make_demo", "make_faces")]
 OTHERS = {"--nproc_per_node", "--quiet", "--faces", "--minutes", "--signal", "--kill-after"}  # of other programs and of gpu.sh
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")
@@ -61,7 +61,3 @@ def test_every_link_leads_somewhere(path):
         file = path.parent / target if target else path
         assert file.exists(), f"{path.name}: no {target}"
         assert not anchor or anchor in headings(file), f"{path.name}: {target} has no heading {anchor}"
-
-
-def test_a_stranger_reaches_the_end_of_the_readme():
-    assert len((ROOT / "README.md").read_text("utf-8").split()) <= 2000

@@ -26,6 +26,9 @@ try:
     group.check_iteration(100 * group.rank)
 except utils.UserError as error:
     open(f"said{{group.rank}}", "w").write(str(error))
+tensors = [torch.full((2, 2), float(group.rank)), torch.tensor([3.0 * group.rank])]
+group.average(tensors)
+assert tensors[0].eq(0.5).all() and tensors[1].item() == 1.5
 utils.leave_group()
 assert not torch.distributed.is_initialized()
 """

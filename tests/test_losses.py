@@ -5,14 +5,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from losses import PerceptualLoss, adversarial_loss, critic_loss, gradient_penalty
+from losses import PerceptualLoss, adversarial_loss, critic_terms, gradient_penalty, spread
 
 
-def test_critic_and_adversarial_loss():
-    fake, real = torch.tensor([[1.0], [3.0]]), torch.tensor([[5.0], [7.0]])
-    assert critic_loss(fake, real).item() == 2 - 6
+def test_adversarial_loss():
+    fake = torch.tensor([[1.0], [3.0]])
     assert adversarial_loss(fake).item() == -2
-    assert critic_loss(fake.bfloat16(), real.bfloat16()).dtype == torch.float32
+    assert adversarial_loss(fake.bfloat16()).dtype == torch.float32
 
 
 class LinearCritic(nn.Module):
@@ -33,6 +32,22 @@ def test_gradient_penalty_of_a_linear_critic():
     assert penalty.item() == pytest.approx((norm - 1) ** 2, rel=1e-6)
     penalty.backward()  # d/dw (|w| - 1)^2 = 2 (|w| - 1) w / |w|
     assert torch.allclose(critic.weight.grad, torch.full((3, 4, 4), 2 * (norm - 1) * 0.5 / norm), rtol=1e-5)
+
+
+def test_critic_terms_of_a_linear_critic():
+    critic = LinearCritic(torch.ones(1, 1, 1))
+    fake, real = torch.tensor([1.0, 3.0]).view(2, 1, 1, 1), torch.tensor([5.0, 7.0]).view(2, 1, 1, 1)
+    terms = critic_terms(critic, fake, real, torch.rand(2))
+    assert {name: value.item() for name, value in terms.items()} == {
+        "critic_loss": -4, "wasserstein": 4, "gradient_penalty": 0}  # fmt: skip
+
+
+def test_the_spread_is_the_mean_over_all_pairs():
+    features = torch.randn(5, 3, 2, 2)
+    pairs = [(features[i] - features[j]).square().sum(dim=0).mean() for i in range(5) for j in range(i)]
+    assert spread(features).item() == pytest.approx(torch.stack(pairs).mean().item(), rel=1e-5)
+    with pytest.raises(ValueError, match="2 faces"):
+        spread(features[:1])
 
 
 class QuadraticCritic(nn.Module):

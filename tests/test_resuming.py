@@ -15,29 +15,28 @@ from helpers import assert_equal_states, h2l_options, main, one_step, run_script
 import train
 import train_h2l
 import utils
-from training.options import ADDED
 from training.run import Run
 
 
 @pytest.mark.parametrize("stage", ["h2l", "sr"])
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(stage, demo_data, h2l, tmp_path):
-    """Stopped within an epoch, between two generator updates and two rows of the log; other
-    intervals, workers, lengths.
-    """
+    """Stopped within an epoch, between two generator updates and two rows of the log."""
     module = train_h2l if stage == "h2l" else train
 
     def options(out, *more):
-        schedule = ["--steps-per-epoch", 6, "--critic-updates", 2, "--log-every", 4, "--epochs", 3, *more]
+        schedule = ["--steps-per-epoch", 6, "--critic-updates", 2, "--epochs", 3, "--save-every", 80, "--ema-decay", 0.5, *more]
         return h2l_options(demo_data, out, *schedule) if stage == "h2l" else sr_options(demo_data, out, h2l, *schedule)
 
-    main(module, *options(tmp_path / "whole", "--save-every", 5, "--sample-every", 7))
-    main(module, *options(tmp_path / "parts", "--max-steps", 7, "--sample-every", 7))
+    main(module, *options(tmp_path / "whole"))
+    main(module, *options(tmp_path / "parts", "--max-steps", 7))
     assert torch.load(tmp_path / "parts" / f"{stage}_state.pth", weights_only=True)["iteration"] == 7
-    main(module, *options(tmp_path / "parts", "--workers", 1, "--save-every", 100, "--sample-every", 7))
+    main(module, *options(tmp_path / "parts"))
     assert_equal_states(tmp_path / "whole" / f"{stage}_state.pth", tmp_path / "parts" / f"{stage}_state.pth")
     log = "train_h2l.csv" if stage == "h2l" else "train.csv"
-    whole, parts = (pd.read_csv(tmp_path / name / log).drop(columns="images_per_second") for name in ("whole", "parts"))
-    pd.testing.assert_frame_equal(whole, parts)
+    whole, parts = (pd.read_csv(tmp_path / name / log).set_index("iteration") for name in ("whole", "parts"))
+    assert [*whole.index] == [4, 8, 12, 16, 18] and [*parts.index] == [4, 7, 8, 12, 16, 18]  # 7: the end of its first part
+    later = whole.loc[12:].drop(columns="images_per_second")
+    pd.testing.assert_frame_equal(later, parts.loc[12:].drop(columns="images_per_second"))
     if stage == "sr":
         assert whole["alignment_loss"].notna().sum() >= 2
 
@@ -54,47 +53,21 @@ def test_rows_after_the_saved_state_are_written_again(demo_data, tmp_path):
     assert (table["learning_rate"] < 1).all()
 
 
-def test_states_of_older_versions_resume(demo_data, h2l, tmp_path, capsys):
-    """Options that came later are as their versions did; renamed and removed ones keep their
-    meaning or are refused.
-    """
-    options = sr_options(demo_data, tmp_path, h2l)
-    main(train, *options, "--max-steps", 1, "--ema-decay", 0.5, "--freeze-batchnorm", "--no-alignment")
-    today = torch.load(tmp_path / "sr_state.pth", weights_only=True)
-    own = {name: value for name, value in today["options"].items() if name not in ADDED}
-    path = tmp_path / "sr_state.pth"
-
-    def save(**older):
-        torch.save({**today, "options": own | older}, path)
-
-    save(average_decay=0.5, hold_batchnorm_epoch=1, ot_weight=0.0, warm_start_steps=1)
-    main(train, *options, "--max-steps", 2)
-    resumed = torch.load(path, weights_only=True)["options"]
-    assert (resumed["ema_decay"], resumed["freeze_batchnorm"], resumed["no_alignment"]) == (0.5, True, True)
-    for flag, value in (("hold_batchnorm_epoch", 2), ("ot_weight", 0.5), ("warm_start_steps", 2), ("critic_momentum", 0.9)):
-        save(**{flag: value})
-        with pytest.raises(utils.UserError, match=f"--{flag.replace('_', '-')} {value}, an option that no longer exists"):
-            main(train, *options, "--max-steps", 2)
-    save()
-    with pytest.raises(utils.UserError, match=r"--freeze-batchnorm \(the run has none\).*--restart"):
-        main(train, *options, "--max-steps", 2, "--freeze-batchnorm")
-
-
-def test_a_state_whose_critic_learnt_by_sgd_is_refused(demo_data, tmp_path):
+def test_a_state_of_another_version_is_refused(demo_data, tmp_path):
     options = h2l_options(demo_data, tmp_path)
     main(train_h2l, *options, "--max-steps", 1)
     state = torch.load(tmp_path / "h2l_state.pth", weights_only=True)
     del state["options"]["colour_weight"]
     torch.save(state, tmp_path / "h2l_state.pth")
-    with pytest.raises(utils.UserError, match="critic learns by SGD.*--restart"):
+    with pytest.raises(utils.UserError, match="another version.*--colour-weight.*--restart"):
         main(train_h2l, *options, "--max-steps", 2)
 
 
 def test_options_that_contradict_the_saved_ones_are_named(sr, demo_data, h2l, tmp_path):
     options = sr_options(demo_data, sr.parent, h2l)
-    with pytest.raises(utils.UserError, match=r"--l1-weight 0.7 \(the run has 0.5\).*--restart"):
+    with pytest.raises(utils.UserError, match=r"--l1-weight 0.7 \(the run: --l1-weight 0.5\).*--restart"):
         main(train, *options, "--max-steps", 3, "--l1-weight", 0.7)
-    with pytest.raises(utils.UserError, match=r"--batch-size 5 \(the run has 4\)"):
+    with pytest.raises(utils.UserError, match=r"--batch-size 5 \(the run: --batch-size 4\)"):
         main(train_h2l, *h2l_options(demo_data, sr.parent), "--batch-size", 5)
 
 
@@ -102,7 +75,7 @@ def test_options_left_out_are_the_runs_own(demo_data, tmp_path, capsys):
     main(train_h2l, *h2l_options(demo_data, tmp_path, "--max-steps", 2, "--pixel-weight", 7))
     main(train_h2l, "--data", demo_data, "--out", tmp_path, "--max-steps", 3, "--device", "cpu", "--save-every", 9)
     printed = capsys.readouterr().out
-    assert "with --pixel-weight 7.0" in printed and "with --log-every 1" in printed and "iteration 2" in printed
+    assert "with --pixel-weight 7.0" in printed and "with --batch-size 4" in printed and "iteration 2" in printed
     assert json.loads((tmp_path / "h2l_options.json").read_text())["save_every"] == 9
     state = torch.load(tmp_path / "h2l_state.pth", weights_only=True)
     assert state["iteration"] == 3 and state["options"]["pixel_weight"] == 7
@@ -111,12 +84,11 @@ def test_options_left_out_are_the_runs_own(demo_data, tmp_path, capsys):
 def test_other_data_or_another_generator_cannot_resume_a_run(sr, demo_data, h2l, tmp_path):
     result = run_script("Datasets/make_demo.py", "--out", tmp_path / "data", "--hr", 24, "--lr", 24, "--seed", 9)
     assert result.returncode == 0
-    all_phases = ("--phases", "interleaved,align,joint,decoder")  # as in the run of sr, by default
     with pytest.raises(utils.UserError, match="HR_train differs from what the run"):
-        main(train, *sr_options(tmp_path / "data", sr.parent, h2l, "--max-steps", 3, *all_phases))
+        main(train, *sr_options(tmp_path / "data", sr.parent, h2l, "--max-steps", 3))
     main(train_h2l, *h2l_options(demo_data, tmp_path, "--max-steps", 1, "--seed", 8))
     with pytest.raises(utils.UserError, match="h2l differs from what the run"):
-        main(train, *sr_options(demo_data, sr.parent, tmp_path / "h2l.pth", "--max-steps", 3, *all_phases))
+        main(train, *sr_options(demo_data, sr.parent, tmp_path / "h2l.pth", "--max-steps", 3))
 
 
 def test_restart_keeps_the_old_files(demo_data, tmp_path):
@@ -127,6 +99,17 @@ def test_restart_keeps_the_old_files(demo_data, tmp_path):
     assert (kept / "h2l_state.pth").read_bytes() == old
     assert (kept / "samples_h2l").is_dir() and (kept / "train_h2l.csv").exists()
     assert torch.load(tmp_path / "h2l_state.pth", weights_only=True)["iteration"] == 1
+
+
+def test_restart_with_the_runs_own_weights_can_be_repeated(demo_data, tmp_path, monkeypatch):
+    """Killed before its first state, the same command finds the weights that it names."""
+    main(train_h2l, *h2l_options(demo_data, tmp_path, "--max-steps", 1))
+    options = h2l_options(demo_data, tmp_path, "--max-steps", 2, "--restart", "--initial-weights", tmp_path / "h2l.pth")
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(train_h2l.Degradation, "iterate", lambda *arguments: sys.exit(9))
+        main(train_h2l, *options)
+    assert not (tmp_path / "h2l_state.pth").exists()
+    main(train_h2l, *options)
 
 
 def test_restart_gives_tensorboard_a_folder_of_its_own(demo_data, tmp_path):
@@ -204,7 +187,7 @@ def test_a_folder_that_vanishes_ends_in_an_error(demo_data, tmp_path, monkeypatc
 
 def test_weights_that_are_not_finite_are_never_saved(demo_data, tmp_path, monkeypatch):
     def spoil(run, optimizer, loss):
-        run.networks["generator"].tail.bias.data.fill_(float("inf"))
+        run.state.networks["generator"].tail.bias.data.fill_(float("inf"))
 
     monkeypatch.setattr(Run, "step", spoil)
     with pytest.raises(FloatingPointError, match="tensor tail.bias of generator is not finite"):
@@ -261,7 +244,7 @@ def test_an_iteration_is_saved_before_anything_is_shown(demo_data, tmp_path, mon
     def die(stage, path):
         raise SystemExit(9)
 
-    options = h2l_options(demo_data, tmp_path, "--save-every", 1, "--sample-every", 2)
+    options = h2l_options(demo_data, tmp_path, "--save-every", 2)
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
         patch.setattr(train_h2l.Degradation, "sample", die)
         main(train_h2l, *options, "--max-steps", 3)
@@ -283,12 +266,8 @@ def test_the_precision_of_a_run_stays_what_auto_meant(demo_data, tmp_path, monke
     said = capsys.readouterr().out
     assert "resuming with --precision bf16" in said and "bf16, which is emulated and slow" in said
     assert torch.load(path, weights_only=True)["options"]["precision"] == "bf16"
-    with pytest.raises(utils.UserError, match=r"--precision fp32 \(the run has bf16\)"):
+    with pytest.raises(utils.UserError, match=r"--precision fp32 \(the run: --precision bf16\)"):
         main(train_h2l, *options, "--max-steps", 3, "--precision", "fp32")
-    state["options"]["precision"] = "auto"  # as older versions kept it
-    torch.save(state, path)
-    main(train_h2l, *options, "--max-steps", 2, "--precision", "fp32")
-    assert torch.load(path, weights_only=True)["options"]["precision"] == "fp32"
 
 
 def test_only_errors_of_the_disk_are_called_that(tmp_path):

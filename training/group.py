@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 import torch
-from torch import distributed, nn
+from torch import Tensor, distributed, nn
 
 from utils import UserError
 
@@ -62,6 +62,14 @@ class Group:
             dense = tensor.contiguous()
             distributed.broadcast(dense, 0)
             tensor.copy_(dense)
+
+    def average(self, tensors: list[Tensor]) -> None:
+        """Replace tensors, in place, by their means over all processes."""
+        if self.size > 1 and tensors:
+            flat = torch.cat([tensor.flatten() for tensor in tensors])
+            distributed.all_reduce(flat)
+            for tensor, mean in zip(tensors, (flat / self.size).split([tensor.numel() for tensor in tensors])):
+                tensor.copy_(mean.view_as(tensor))
 
     def check_iteration(self, iteration: int) -> None:
         """Raise UserError in every process unless all of them have loaded the same state."""

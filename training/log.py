@@ -1,8 +1,10 @@
 """What a run shows of itself: CSV, progress bar, TensorBoard, curves. None of it can end a run."""
 
 import contextlib
+import importlib.util
 import io
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 import utils
-from training.state import LOGS
+from training.folder import LOGS
 
 LINE_EVERY = 30  # s, at least, between the lines that stand in for the bar without a terminal
 
@@ -112,6 +114,21 @@ class Log:
             time_left = self.bar.format_interval(left * (now - self.opened[1]) / done)
             text = ", ".join(f"{name} {value}" for name, value in shown.items())
             self.say(f"iteration {row['iteration']} of {self.bar.total}, {time_left} left: {text}")
+
+    def open_tensorboard(self, folder: Path, iteration: int) -> None:
+        """Also log to TensorBoard; what it had of later iterations is hidden.
+
+        Raises UserError if it is not installed; a package that is broken and a folder that cannot be written are said.
+        """
+        if importlib.util.find_spec("tensorboard") is None:
+            raise utils.UserError("--tensorboard needs its package: pip install tensorboard")
+        with self.optional("TensorBoard"):
+            folder.mkdir(exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):  # its own thread would end the run where it cannot write
+                pass
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.tensorboard = SummaryWriter(folder, purge_step=iteration + 1 if iteration else None)
 
     def restart_clock(self) -> None:
         """Let the next row's images per second count from now on."""

@@ -1,114 +1,128 @@
-"""A run's folder: its lock, the state to resume from, and what must be equal to resume it."""
+"""What a run saves: its networks, their EMA, its optimizers, its noise, and how far it is."""
 
-import contextlib
-import errno
-import os
-import platform
-import shutil
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import Any
 
-from utils import UserError, load_checkpoint, make_folder
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-LOCK_PATIENCE = 8  # s; the loader processes of a killed run hold its folder for up to 5 s more
-LOGS = {"h2l": "train_h2l.csv", "sr": "train.csv"}
+import utils
+
+EMA_EVERY = 4  # updates of the weights: the EMA itself takes a tenth of an iteration
 
 
-def _try_lock(stream: IO) -> bool:
-    """Lock an open file for this process without waiting; False if another has it. Warns where
-    there are no locks.
+class Network:
+    """A network of a run, which computes in the run's precision: floating point in, the same dtype out."""
+
+    def __init__(self, module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+        """dtype: that of its convolutions and linear layers, fp32 or bf16."""
+        self.module, self.device, self.dtype = module, device, dtype
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        with utils.autocast(self.device, self.dtype):
+            output = self.module(*inputs)
+        return output.to(inputs[0].dtype)
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        return self.module.parameters()
+
+    def evaluating(self) -> "Network":
+        """Freeze BatchNorm's statistics from now on; returns the network."""
+        self.module.eval()
+        return self
+
+
+def warmed_up_ema(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
+    """The update of an EMA whose decay begins at 1/10 and rises to `decay`: the first weights are soon forgotten.
+
+    decay: of one update of the weights; the EMA is updated after every EMA_EVERY of them.
     """
-    try:
-        if os.name == "nt":
-            import msvcrt
 
-            stream.seek(1 << 20)  # far behind the text, which others must be able to read
-            msvcrt.locking(stream.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
+    def update(averages: list[Tensor], current: list[Tensor], count: Tensor) -> None:
+        get_ema_multi_avg_fn(min(decay**EMA_EVERY, (1 + int(count)) / (10 + int(count))))(averages, current, count)
 
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK):  # the last one on Windows
-            return False
-        print(f"warning: {stream.name} cannot be locked ({error.strerror}): do not start a second run in this folder")
-    return True
+    return update
 
 
-@contextlib.contextmanager
-def exclusive(folder: str, name: str) -> Iterator[None]:
-    """Hold the output folder for one run of a stage; a second run, on this machine, is refused.
+class State:
+    """The networks, EMAs and optimizers of a run by name, the generator of its noise, and its iteration."""
 
-    The system releases the lock however its process ends, so that no lock is ever stale. Temporary
-    files that a killed run left behind are removed.
-    """
-    if int(os.environ.get("RANK", 0)) > 0:  # the first process holds it for all
-        yield
-        return
-    path = Path(folder) / f".{name}.lock"
-    make_folder(path.parent, "--out")
-    try:
-        stream = open(path, "a+", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write to the folder {folder} ({error}): name another with --out") from error
-    with stream:
-        deadline = time.monotonic() + LOCK_PATIENCE
-        while not _try_lock(stream):
-            if time.monotonic() > deadline:
-                stream.seek(0)
-                owner = stream.read().strip() or "another run"
-                raise UserError(f"{folder} is in use by {owner}: wait for it, stop it, or name another --out")
-            time.sleep(0.5)
-        stream.truncate(0)
-        stream.write(f"process {os.getpid()} on {platform.node()}\n")
-        stream.flush()
-        for pattern in (f"{name}*.tmp", f"samples_{name}/*.tmp", f"{LOGS[name]}.*.tmp"):
-            for leftover in path.parent.glob(pattern):
-                leftover.unlink()
-        yield
+    def __init__(self, device: torch.device, dtype: torch.dtype, ema_decay: float, seed: int) -> None:
+        self.device, self.dtype, self.ema_decay = device, dtype, ema_decay
+        self.networks: dict[str, nn.Module] = {}
+        self.averages: dict[str, AveragedModel] = {}
+        self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        self.inference: list[str] = []  # the networks that the inference file holds
+        self.noise = torch.Generator().manual_seed(seed)
+        self.iteration = self.updates = 0
 
+    def frozen(self, module: nn.Module) -> Network:
+        """A network that does not learn and is not saved, on the device, in eval mode."""
+        module = module.requires_grad_(False).eval().to(self.device, memory_format=torch.channels_last)
+        return Network(module, self.device, self.dtype)
 
-def find_state(folder: Path, name: str) -> dict | None:
-    """The state that a run of the stage left in the folder, or None.
+    def network(self, name: str, module: nn.Module, inference: bool = False) -> Network:
+        """Move a network to the device and keep it; inference: with its EMA, in the inference file."""
+        self.networks[name] = module.to(self.device, memory_format=torch.channels_last).train()
+        if inference:
+            self.inference.append(name)
+            if self.ema_decay:
+                self.averages[name] = AveragedModel(module, multi_avg_fn=warmed_up_ema(self.ema_decay), use_buffers=True)
+        return Network(module, self.device, self.dtype)
 
-    Raises UserError for a state that cannot be read and for weights without their state, which
-    would be overwritten.
-    """
-    path, weights = folder / f"{name}_state.pth", folder / f"{name}.pth"
-    if path.exists():
-        return load_checkpoint(path, f"{name}_state", "restore it, or start over with --restart")
-    if weights.exists():
-        raise UserError(
-            f"{weights} is there without {path.name}: the run cannot be resumed and would overwrite it. "
-            "Give --restart to start over (the file is kept), or another --out"
-        )
-    return None
+    def trained(self) -> dict[str, nn.Module]:
+        """The networks as the inference file has them, by name: their EMA, or where there is none, themselves."""
+        return {name: utils.unwrap(self.averages.get(name, self.networks[name])) for name in self.inference}
 
+    def update_averages(self) -> None:
+        """After an update: let the EMAs follow the weights, and BatchNorm's statistics, which are as noisy."""
+        self.updates += 1
+        if self.updates % EMA_EVERY and self.updates > EMA_EVERY:
+            return
+        for name, average in self.averages.items():
+            average.update_parameters(self.networks[name])
 
-def move_aside(folder: Path, name: str) -> Path | None:
-    """Move the files of a stage's run into a dated folder; returns it, or None if there is nothing
-    to move.
-    """
-    patterns = (f"{name}.pth", f"{name}_*", f"samples_{name}", LOGS[name])
-    files = [file for pattern in patterns for file in sorted(folder.glob(pattern))]
-    if not files:
-        return None
-    kept = folder / f"before_restart_{name}_{time.strftime('%Y%m%d-%H%M%S')}"
-    kept.mkdir()
-    for file in files:
-        shutil.move(str(file), str(kept / file.name))
-    return kept
+    def load_weights(self, path: Path, content: dict) -> None:
+        """Begin with the weights of an inference file; the EMAs begin there, too."""
+        for name in self.inference:
+            utils.load_weights(self.networks[name], content.get("weights", {}).get(name, {}), path)
+            if name in self.averages:
+                self.averages[name].module.load_state_dict(self.networks[name].state_dict())
 
+    def state_dict(self) -> dict[str, Any]:
+        """Everything, for a file. Raises FloatingPointError for weights that are not finite."""
+        networks = {name: network.state_dict() for name, network in self.networks.items()}
+        for name, weights in networks.items():
+            for key, tensor in weights.items():
+                if not torch.isfinite(tensor).all():
+                    raise FloatingPointError(
+                        f"tensor {key} of {name} is not finite at iteration {self.iteration}; the last good state is kept"
+                    )
+        return {
+            "iteration": self.iteration,
+            "updates": self.updates,
+            "networks": networks,
+            "averages": {name: average.state_dict() for name, average in self.averages.items()},
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "noise": self.noise.get_state(),  # the one random state: a batch's faces follow from seed and iteration
+        }
 
-def check_fingerprints(saved: dict[str, str], present: dict[str, str], path: Path) -> None:
-    """Raise a UserError if the data or the frozen weights differ from those that the run in `path`
-    began with.
-    """
-    for name, fingerprint in present.items():
-        if saved.get(name) != fingerprint:
-            raise UserError(
-                f"{name} differs from what the run in {path} began with: give it the same data and weights, "
-                "--restart to start over, or another --out"
-            )
+    def load_state_dict(self, state: dict[str, Any], path: Path) -> None:
+        """Go on from what `state_dict` gave, read from `path`. Raises UserError for weights that do not fit."""
+        for name, network in self.networks.items():
+            utils.load_weights(network, state["networks"].get(name, {}), path)
+        for name, average in self.averages.items():
+            average.load_state_dict(state["averages"][name])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        self.noise.set_state(state["noise"])
+        self.iteration, self.updates = state["iteration"], state["updates"]
+
+    def inference_weights(self) -> dict[str, dict[str, Tensor]]:
+        """The weights of the inference file, by network, on the CPU."""
+        return {
+            name: {key: tensor.cpu().contiguous() for key, tensor in network.state_dict().items()}
+            for name, network in self.trained().items()
+        }

@@ -35,8 +35,8 @@ def main() -> None:
         )
 
         def command(out: Path, steps: int) -> list[str]:
-            options = f"--data {data} --out {out} --width 8 --batch-size 4 --precision fp32 --device cpu --log-every 1"
-            more = f"--save-every {SAVE_EVERY} --sample-every 100000 --epochs 1000000 --lr-decay 1 --max-steps {steps}"
+            options = f"--data {data} --out {out} --width 8 --batch-size 4 --precision fp32 --device cpu"
+            more = f"--save-every {SAVE_EVERY} --epochs 1000000 --lr-decay 1 --max-steps {steps}"
             return [sys.executable, "train_h2l.py", *options.split(), *more.split()]
 
         out = Path(folder, "killed")
