@@ -89,7 +89,7 @@ def build_parser() -> utils.Parser:
     option("limit", 0, "measure on at most this many faces of each list, chosen by seed; 0: all")
     option("seed", 0, "seed of the degradations, of the floor's faces and of the faces on the sheet")
     option("batch-size", 64, "faces in a batch; the results do not depend on it")
-    option("device", "auto", "auto: the GPU if there is one")
+    option("device", "auto", "auto: the GPU if there is one", metavar="{auto,cuda,cpu}")
     option("precision", "fp32", "of the super-resolution networks, as in test.py; what measures is always fp32; bf16 is for a "
            "quick look", choices=("fp32", "bf16"))  # fmt: skip
     option("out", "Results/metrics.json", "the JSON; the sheet is written beside it")

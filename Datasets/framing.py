@@ -50,7 +50,7 @@ def check_framing(faces: list[Image.Image]) -> str | None:
     height = np.median([box.h for box in boxes])
     right, down = (np.median([box[i] + box[i + 2] / 2 - 0.5 for box in boxes]) for i in range(2))
     size = f"the faces' height is {height:.2f} of the picture's, in training it is 0.7 to 0.95"
-    remedy = "cut squares of 1.0 to 1.2 times the face's height around its centre, or give whole photographs with --photos"
+    remedy = "cut squares of 1.0 to 1.2 times the face's height around its centre, or give whole photographs to photos.py"
     if height > TIGHTEST:
         return f"the faces are cut too tightly ({size}): {remedy}"
     if height < LOOSEST:

@@ -42,7 +42,7 @@ def test_py_warns_of_another_framing(box, warning, lively, tmp_path, monkeypatch
     script.main([str(option) for option in options])
     printed = capsys.readouterr().err
     assert (f"warning: the faces are {warning}" in printed) if warning else "warning" not in printed
-    assert warning is None or "--photos" in printed
+    assert warning is None or "photos.py" in printed
 
 
 def test_too_few_faces_tell_nothing(monkeypatch):

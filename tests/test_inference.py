@@ -24,6 +24,7 @@ from utils import to_bytes, to_unit_range
 
 # Mean PSNR of weights/sr.pth on docs/faces, dB; `python -m pytest tests/test_inference.py -k golden -s` prints it
 GOLDEN = 22.11
+SHIPPED = ROOT / "weights/sr.pth"
 
 
 def main(sr, source, target, *more):
@@ -61,7 +62,7 @@ def batch(images):
 def test_golden_psnr_of_the_shipped_weights():
     pairs = [prepare_pair(load_image(path), resize=64) for path in walk_files(ROOT / "docs/faces") if path.suffix == ".png"]
     y, x_c = (batch(images) for images in zip(*pairs))
-    sr = utils.SuperResolver(ROOT / "weights/sr.pth", torch.device("cpu")).pictures(x_c)
+    sr = utils.SuperResolver(SHIPPED, torch.device("cpu")).pictures(x_c)
     mean = utils.psnr(to_unit_range(sr), to_unit_range(y)).mean().item()
     print(f"golden: {mean:.2f} dB on {len(y)} faces")
     assert mean == pytest.approx(GOLDEN, abs=0.05)
@@ -115,6 +116,7 @@ def test_what_is_grey_in_is_grey_out(trace, grey, lively):
     faces[1:] = faces[1:, :1].clone().clamp(max=240)
     faces[1:, 0, 3, 3] += trace
     resolver = utils.SuperResolver(lively, torch.device("cpu"))
+    assert not any(isinstance(layer, torch.nn.BatchNorm2d) for layer in resolver.extractor.modules())  # folded
     plain = resolver.decoder(resolver.features(faces))
     luminance = (plain * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(dim=1, keepdim=True).expand_as(plain)
     assert torch.allclose(resolver(faces)[1:], luminance[1:] if grey else plain[1:], atol=1e-5)
@@ -124,23 +126,10 @@ def test_what_is_grey_in_is_grey_out(trace, grey, lively):
         assert (sr == sr[:, :1]).all() == grey
 
 
-def test_folding_batchnorm_keeps_the_function(lively):
-    loaded = utils.load_networks(lively, "sr", {"extractor": FeatureExtractor, "decoder": Decoder}, "")
-    x = torch.rand(4, 3, 16, 16, dtype=torch.float64) * 2 - 1
-    with torch.no_grad():
-        extractor, decoder = loaded["extractor"].double(), loaded["decoder"].double()
-        expected = decoder(extractor(x))
-        folded = [utils.fold_batchnorm(network) for network in (extractor, decoder)]
-        assert not any(isinstance(layer, torch.nn.BatchNorm2d) for network in folded for layer in network.modules())
-        assert torch.allclose(decoder(extractor(x)), expected, rtol=0, atol=1e-10)
-
-
-@pytest.mark.parametrize("shipped", [False, True], ids=["test network", "shipped weights"])
-def test_bf16_is_near_fp32(shipped, lively):
-    faces = batch([prepare_lr(load_image(ROOT / f"LR/drawn_{n + 1}.png")) if shipped else picture(16, 16, n) for n in range(8)])
-    weights = ROOT / "weights/sr.pth" if shipped else lively
-    a, b = (utils.SuperResolver(weights, torch.device("cpu"), dtype).pictures(faces).float()
-            for dtype in (torch.float32, torch.bfloat16))  # fmt: skip
+def test_bf16_is_near_fp32():
+    faces = batch([prepare_lr(load_image(ROOT / f"LR/drawn_{n + 1}.png")) for n in range(8)])
+    dtypes = (torch.float32, torch.bfloat16)
+    a, b = (utils.SuperResolver(SHIPPED, torch.device("cpu"), dtype).pictures(faces).float() for dtype in dtypes)
     errors = (a - b).square().flatten(1).mean(dim=1)
     assert (errors > 0).all() and (errors < 255**2 / 10**3.5).all()  # not the same, and at least 35 dB
 

@@ -42,7 +42,7 @@ def training_parser(
     option("critic-updates", 5, "critic updates for each generator update", "reference")
     option("seed", 0, "seed of the initial weights, the noise and the order of the faces")
     parser.section("machine")
-    option("device", "auto", "auto: the GPU if there is one")
+    option("device", "auto", "auto: the GPU if there is one", metavar="{auto,cuda,cpu}")
     option("precision", "auto", "auto: bf16 where the hardware has it, else fp32", choices=("auto", "fp32", "bf16"))
     parser.section("files")
     option("out", "Trained_Models", "folder of everything that is written", metavar="DIR")
