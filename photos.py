@@ -67,12 +67,12 @@ def read_known_boxes(given: list[Path], boxes: str) -> tuple[list[Path], Boxes |
 
 def find_boxes(path: Path, folder: Path) -> Boxes:
     """The photographs that a file of boxes names; says how many are not there. Raises UserError if none is."""
-    named = read_boxes(path)
-    known, missing = find_photographs(named, folder)
+    known, missing = find_photographs(read_boxes(path), folder)
     if not known:
         raise utils.UserError(f"{path} names no photograph that is there, such as {missing[0]}: check --input")
     if missing:
-        print(f"warning: of the photographs in {path} {len(missing)} are not there, such as {missing[0]}", file=sys.stderr)
+        count = plural(len(missing), "photograph")
+        print(f"warning: {path} names {count} that cannot be found, such as {missing[0]}", file=sys.stderr)
     return known
 
 
@@ -251,7 +251,8 @@ def main(argv: list[str] | None = None) -> None:
     plain = plain_outputs([output for _, output in pairs])
     inference.check_overwriting([path for path, _ in pairs], plain.values())
     if unused := set(known or ()) - {os.path.abspath(path) for path, _ in pairs}:
-        print(f"warning: {options.boxes} has {len(unused)} that --input has not, such as {min(unused)}", file=sys.stderr)
+        count = plural(len(unused), "photograph")
+        print(f"warning: {options.boxes} names {count} outside --input, such as {min(unused)}", file=sys.stderr)
     resolver = inference.open_resolver(parser, options)
     waiting = inference.leave_out_existing(pairs, folder, options)
     with utils.explain_out_of_memory(options.batch_size, "lower --batch-size, use --device cpu, or reduce the photograph"):
