@@ -81,8 +81,8 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f"--synthetic-share {options.synthetic_share}: must be in [0, 1]")
     if len(options.l1_weight) > 2 or min(options.l1_weight) <= 0 < len(options.l1_weight) - 1:
         parser.error(f"--l1-weight {' '.join(map(str, options.l1_weight))}: give one number, or two above 0")
-    if not options.generator_lr and not options.initial_weights:
-        parser.error("--generator-lr 0 aligns a trained network: name it with --initial-weights")
+    if not options.generator_lr and (not options.initial_weights or options.adversarial_weight):
+        parser.error("--generator-lr 0 aligns a trained network, without a critic: name it with --initial-weights")
     with exclusive(options.out, "sr"), utils.explain_out_of_memory(options.batch_size):
         train(options, given)
 
@@ -108,9 +108,10 @@ class SuperResolution:
         if options.alignment_lr:
             self.adam_E = run.optimizer("alignment", adam(self.E.parameters(), options.alignment_lr))
         self.target = None
-        if not options.generator_lr:  # S stays: so does the E that it knows, and so do the statistics of E's BatchNorm
+        if not options.generator_lr:  # S stays: so does the E that it knows, and so do BatchNorm's statistics
             self.target = run.network("target", copy.deepcopy(self.E.module)).evaluating()
             self.E.evaluating()
+            self.S.evaluating()
 
     def iterate(self, iteration: int, y: torch.Tensor, x_c: torch.Tensor) -> dict[str, torch.Tensor]:
         """One iteration, from 1, with HR faces y and clean LR faces x_c, their bicubic x1/4 -> its terms.
@@ -135,10 +136,10 @@ class SuperResolution:
         terms = {}
         with torch.set_grad_enabled(generate and options.generator_lr > 0):  # a graph only where E and S learn from it
             features = self.E(x)
-            sr = self.S(features)
+            sr = self.S(features) if options.generator_lr else None
         if options.adversarial_weight:
             terms |= self.update_critic(sr.detach(), y)
-        if generate and options.generator_lr:
+        if generate and sr is not None:
             terms |= self.update_generator(iteration, sr, y)
 
         # 3. Smooth features

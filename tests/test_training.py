@@ -275,8 +275,8 @@ def test_one_fp32_iteration_has_the_same_gradients(number, options, tmp_path):
 def test_bf16_terms_stay_near_fp32(tmp_path):
     stage, plain = make_stages(2, tmp_path, "bf16", *REFERENCE)
     terms, others = iterate_both(2, stage, plain, 10, "bf16")
-    for name in ("perceptual_loss", "l1_loss", "adversarial_loss"):
-        assert terms[name].item() == pytest.approx(others[name].item(), rel=0.02, abs=0.02), name
+    for name, bound in (("perceptual_loss", 0.02), ("l1_loss", 0.02), ("adversarial_loss", 0.2)):
+        assert terms[name].item() == pytest.approx(others[name].item(), rel=bound), name
 
 
 def test_every_file_is_written(sr):
@@ -403,7 +403,8 @@ def test_both_stages_learn_eight_faces_by_heart(demo_data, tmp_path):
         lines = (data / f"{name}.csv").read_text().splitlines()
         (data / f"{name}.csv").write_text("\n".join(lines[:9]))
     tiny = ["--width", 8, "--batch-size", 8, "--epochs", 1, "--save-every", 20]
-    main(train_h2l, *h2l_options(data, tmp_path, *tiny, "--steps-per-epoch", 60, "--critic-updates", 2))
+    options = ["--steps-per-epoch", 200, "--critic-updates", 2, "--generator-lr", 5e-3, "--adversarial-weight", 0.1]
+    main(train_h2l, *h2l_options(data, tmp_path, *tiny, *options))
     h2l = pd.read_csv(tmp_path / "train_h2l.csv")
     assert h2l["pixel_loss"].dropna()[-5:].mean() < 0.5 * h2l["pixel_loss"].dropna()[:3].mean()
     options = ["--vgg-weights", "random", "--generator-lr", 3e-3, "--steps-per-epoch", 150, "--augment", "none", "--alpha", 1,
@@ -425,7 +426,7 @@ def test_augmentation_keeps_x_c_the_reduction_of_y():
     uniform = torch.rand(64, 6, generator=generator)
     for kind in ("mirror", "framing"):
         new_y, new_x = augment(y, x_c, uniform, kind)
-        assert (reduce(new_y) - new_x).abs().max() < 1.1 / 127.5  # two roundings
+        assert (reduce(new_y).clamp(-1, 1) - new_x).abs().max() < 1.1 / 127.5  # two roundings
         unchanged = (new_y == y).flatten(1).all(dim=1)
         mirrored = (new_y == y.flip(-1)).flatten(1).all(dim=1)
         assert torch.equal(mirrored | unchanged, uniform[:, 1] >= 0.5 if kind == "framing" else torch.ones(64, dtype=bool))
@@ -453,6 +454,7 @@ def test_sampling_leaves_no_trace(demo_data, h2l, tmp_path):
 
 def test_a_run_is_driven_in_one_order(tmp_path, demo_data):
     def run(name):
+        (tmp_path / name).mkdir()
         return Run("h2l", *parse_options(train_h2l.build_parser(), one_step(demo_data, tmp_path / name)), train_h2l.COLUMNS)
 
     late = run("late")
@@ -483,7 +485,7 @@ def test_initial_weights_begin_the_run_and_its_ema(demo_data, h2l, sr, tmp_path)
     options = ["--initial-weights", sr, "--generator-lr", 1e-12, "--ema-decay", 0.9, "--adversarial-weight", 0]
     main(train, *one_sr_step(demo_data, tmp_path, h2l, *options))
     before, after = (torch.load(path, weights_only=True)["weights"]["extractor"] for path in (sr, tmp_path / "sr.pth"))
-    assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before if "running" not in name)
+    assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before if before[name].ndim > 1)
     with pytest.raises(utils.UserError, match="--initial-weights"):
         main(train, *one_sr_step(demo_data, tmp_path / "x", h2l, "--initial-weights", h2l))
 
