@@ -4,10 +4,13 @@ The paper does not have it; it is this project's. train.py can show E such faces
 evaluate.py measures it beside the degradation generator G, which has to beat it.
 """
 
+import io
+
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
-from torchvision.transforms.v2.functional import jpeg
 
 from models import HR_SIZE, LR_SIZE
 
@@ -48,11 +51,11 @@ def degrade(y: Tensor, uniform: Tensor, normal: Tensor, strength: float = 1.0) -
     shift = OFFSET * severity * signed(offset)
     grain = strength * NOISE * noise.square()
     faces = faces * factor[..., None, None] + shift.view(-1, 1, 1, 1) + grain.view(-1, 1, 1, 1) * normal
-    pictures = faces.clamp(0, 255).round().to(torch.uint8).cpu()
+    pictures = faces.clamp(0, 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
     qualities = HIGHEST_QUALITY - strength * (HIGHEST_QUALITY - LOWEST_QUALITY) * quality
     for index in (compressed < COMPRESSED).nonzero().flatten().tolist():
-        pictures[index] = jpeg(pictures[index], max(1, round(qualities[index].item())))
-    return pictures.to(y.device).float() / 127.5 - 1
+        pictures[index] = compress(Image.fromarray(pictures[index]), max(1, round(qualities[index].item())))
+    return torch.from_numpy(pictures).to(y.device).permute(0, 3, 1, 2).float().contiguous() / 127.5 - 1
 
 
 def degrade_at_random(y: Tensor, generator: torch.Generator, strength: float = 1.0) -> Tensor:
@@ -81,3 +84,10 @@ def reduction(sigma: Tensor) -> Tensor:
     blur[..., -1] += after.sum(dim=2)
     identity = torch.eye(HR_SIZE, device=sigma.device)[None, None]
     return functional.interpolate(identity, size=(LR_SIZE, HR_SIZE), mode="bicubic", antialias=True)[0, 0] @ blur
+
+
+def compress(image: Image.Image, quality: int) -> np.ndarray:
+    """What JPEG keeps of an RGB image: uint8 [H, W, 3]. By Pillow: torchvision's function is deprecated."""
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=quality)
+    return np.asarray(Image.open(stream))

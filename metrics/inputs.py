@@ -1,6 +1,5 @@
 """The kinds of input that networks are measured on, all made from the same HR faces; baselines; hand-crafted degradation."""
 
-import io
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -53,13 +52,6 @@ def from_images(images: Iterable[Image.Image]) -> Tensor:
     return torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2)
 
 
-def compress(image: Image.Image) -> Image.Image:
-    """What JPEG keeps of an image."""
-    stream = io.BytesIO()  # not torchvision's function, which is deprecated
-    image.save(stream, "JPEG", quality=JPEG_QUALITY)
-    return Image.open(stream)
-
-
 def blur_by_motion(y: Tensor, angles: Tensor) -> Tensor:
     """Blur along a line: uint8 [N, 3, 64, 64], directions in radians [N] -> uint8 [N, 3, 64, 64]."""
     half = MOTION // 2
@@ -101,7 +93,7 @@ def make_fixed(y: Tensor, clean: Tensor, noise: Tensor) -> dict[str, Tensor]:
     return {
         "blur": from_images(map(prepare_lr, to_images(blurred))),
         "noise": (clean + NOISE * noise).round().clamp(0, 255).to(torch.uint8),
-        "jpeg": from_images(map(compress, to_images(clean))),
+        "jpeg": from_images(degradations.compress(image, JPEG_QUALITY) for image in to_images(clean)),
         "bilinear": from_images(bilinear),
     }
 
