@@ -10,6 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from helpers import REFERENCE, TINY, run_script, write_weights  # noqa: E402
 
+from Datasets import make_demo  # noqa: E402
 from models import Decoder, FeatureExtractor  # noqa: E402
 
 
@@ -17,8 +18,7 @@ from models import Decoder, FeatureExtractor  # noqa: E402
 def demo_data(tmp_path_factory) -> Path:
     """24 drawn faces of each kind to train with and 8 to test with, and their lists."""
     folder = tmp_path_factory.mktemp("demo") / "data"
-    result = run_script("Datasets/make_demo.py", "--out", folder, "--hr", 24, "--lr", 24)
-    assert result.returncode == 0, result.stderr
+    make_demo.main(["--out", str(folder), "--hr", "24", "--lr", "24"])
     return folder
 
 
