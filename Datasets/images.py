@@ -298,7 +298,7 @@ def walk_files(
     without: str | os.PathLike | Iterable[str] = (),
     leave_out: Callable[[Path, str], None] = print_left_out,
 ) -> list[Path]:
-    """All files below a folder, sorted; links are followed, but no folder is entered twice.
+    """All files below a folder, sorted; links are followed, but not into a folder that holds them.
 
     without: folders that are not searched, or one, such as that of the results.
     leave_out: is called with every file or folder that is hidden, made by the operating system, or cannot be read, and why.
@@ -310,13 +310,17 @@ def walk_files(
             raise UserError(f"the folder {error.filename} cannot be read ({error.strerror})") from error
         leave_out(Path(error.filename), f"cannot be read ({error.strerror})")
 
-    seen = {os.path.realpath(path) for path in ([without] if isinstance(without, (str, os.PathLike)) else without)}
+    apart = {os.path.realpath(path) for path in ([without] if isinstance(without, (str, os.PathLike)) else without)}
+    real: dict[Path, str] = {}
     files = []
     for parent, folders, names in os.walk(folder, onerror=fail, followlinks=True):
-        if os.path.realpath(parent) in seen:
+        place, real[Path(parent)] = Path(parent), os.path.realpath(parent)
+        loop = any(real.get(above) == real[place] for above in place.parents)
+        if loop:
+            leave_out(place, "is a link to a folder that holds it")
+        if loop or real[place] in apart:
             folders.clear()
             continue
-        seen.add(os.path.realpath(parent))
         for name in filter(is_system_file, [*folders, *names]):
             leave_out(Path(parent, name), "is hidden or made by the operating system")
         folders[:] = [name for name in folders if not is_system_file(name)]

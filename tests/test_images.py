@@ -247,7 +247,11 @@ def test_walk_files_survives_link_loops_and_leaves_the_output_out(tmp_path):
     (tmp_path / "a" / "1.png").touch()
     (tmp_path / "a" / "out" / "2.png").touch()
     (tmp_path / "a" / "loop").symlink_to(tmp_path / "a")
-    assert walk_files(tmp_path, without=tmp_path / "a" / "out") == [tmp_path / "a" / "1.png"]
+    (tmp_path / "b").symlink_to(tmp_path / "a")  # a second way to the same folder: its pictures get results of their own
+    said = []
+    found = walk_files(f"{tmp_path}/", without=tmp_path / "a" / "out", leave_out=lambda path, reason: said.append(path))
+    assert found == [tmp_path / "a" / "1.png", tmp_path / "b" / "1.png"]
+    assert sorted(said) == [tmp_path / "a" / "loop", tmp_path / "b" / "loop"]
 
 
 def test_hidden_and_system_files_are_left_out_and_said(tmp_path):
