@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# All that a GPU is wanted for, in one command: the GPU tests, the timings, both stages at the reference's length, the
-# evaluation, and the ablations side by side.
+# All that a GPU is wanted for, in one command: the GPU tests, the timings, both stages at the reference's length, the alignment
+# of what came out, and the evaluation.
 #
 # Usage: bash recipes/gpu.sh --faces faces.tar.gz [--out runs/gpu] [--minutes 9]
 #
@@ -11,7 +11,7 @@
 # Variables: PYTHON (python), DEVICE (cuda), VGG (imagenet, or a state dict of VGG19), FEATURES (inception, or a state dict of
 # MobileNetV2); a machine without a network needs files for the last two. TINY=1 rehearses everything in a minute or two.
 #
-# Results: OUT/bench_*.md, OUT/full/*.csv and sr.pth, OUT/metrics.json, OUT/ablations.json and the sheets beside them.
+# Results: OUT/bench_*.md, OUT/full/*.csv and sr.pth, OUT/align/sr.pth, OUT/metrics.json and the sheet beside it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python}
@@ -30,12 +30,11 @@ done
 END=$(awk "BEGIN {print int(60 * $MINUTES)}")
 mkdir -p "$OUT/done"
 
-# The reference's lengths. The rows of the ablations are shorter: half a length, the alignment from the middle on.
+# The reference's lengths
 NETWORKS=()
 STAGE1=(--epochs 4 --steps-per-epoch 9143)
 STAGE2=(--epochs 4 --steps-per-epoch 14066 --vgg-weights "${VGG:-imagenet}")
 ALIGN=(--generator-lr 0 --ot-start-epoch 1 --epochs 1 --steps-per-epoch 900 --batch-size 26 --alignment-lr 5e-4)
-ROW=(--epochs 2 --steps-per-epoch 14066 --vgg-weights "${VGG:-imagenet}")
 MEASURE=(--vgg-weights "${VGG:-imagenet}" --features "${FEATURES:-inception}" --self-ensemble)
 BENCHES=(stage1 stage2 scaling test sinkhorn)
 BENCH=(--device "$DEVICE" --rounds 7)
@@ -45,7 +44,6 @@ if [[ ${TINY:-} ]]; then
     STAGE1=(--epochs 1 --steps-per-epoch 2)
     STAGE2=(--epochs 2 --steps-per-epoch 1 --critic-updates 1 --ot-start-epoch 2 --vgg-weights random)
     ALIGN=(--generator-lr 0 --ot-start-epoch 1 --epochs 1 --steps-per-epoch 2)
-    ROW=("${STAGE2[@]}")
     MEASURE=(--vgg-weights random --features "$FEATURES" --limit 4)
     BENCHES=(stage1)
     BENCH=(--device "$DEVICE" --rounds 1 --width 4)
@@ -84,20 +82,4 @@ step align "$PYTHON" train.py "${DATA[@]}" "${NETWORKS[@]}" "${ALIGN[@]}" --h2l 
 step evaluate "$PYTHON" evaluate.py "${DATA[@]}" "${MEASURE[@]}" --weights "$OUT"/{full,align}/sr.pth --h2l "$OUT/full/h2l.pth" \
     --out "$OUT/metrics.json"
 
-# Side by side on the one GPU: each alone leaves most of it idle
-row() {
-    step "row_$1" "$PYTHON" train.py "${DATA[@]}" "${NETWORKS[@]}" "${ROW[@]}" --h2l "$OUT/full/h2l.pth" --out "$OUT/$1" "${@:2}"
-}
-rows=()
-row aligned & rows+=($!)
-row unaligned --alignment-lr 0 & rows+=($!)
-row degraded --alpha 0 & rows+=($!)
-row clean --alpha 1 --alignment-lr 0 & rows+=($!)
-worst=0
-for process in "${rows[@]}"; do
-    wait "$process" || { status=$?; ((worst && worst != 3)) || worst=$status; }
-done
-((worst == 0)) || exit $worst
-step evaluate_rows "$PYTHON" evaluate.py "${DATA[@]}" "${MEASURE[@]}" --h2l "$OUT/full/h2l.pth" --out "$OUT/ablations.json" \
-    --weights "$OUT"/{aligned,unaligned,degraded,clean}/sr.pth
 echo "== all is done: see $OUT"

@@ -14,7 +14,8 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("
 RECIPES = sorted(ROOT.glob("recipes/*.sh"))
 SCRIPTS = ["train_h2l", "train", "test", "evaluate", "export", "photos", "benchmarks/bench"]
 SCRIPTS += [f"Datasets/{name}" for name in ("make_csv", "make_demo", "make_faces")]
-OTHERS = {"--nproc_per_node", "--quiet", "--faces", "--minutes", "--signal", "--kill-after"}  # of other programs and of gpu.sh
+# of other programs and of gpu.sh
+OTHERS = {"--nproc_per_node", "--quiet", "--faces", "--minutes", "--signal", "--kill-after", "--depth"}
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 COMMAND = re.compile(r"(?:python|torchrun .*?|\"\$PYTHON\") ([\w/]+)\.py\b([^\n#|]*)")
 

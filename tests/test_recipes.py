@@ -28,17 +28,17 @@ def test_the_gpu_recipe_goes_on_where_its_slice_ended_and_comes_to_the_end(demo_
     cut = gpu_recipe(tmp_path, "--minutes", "0.4")  # 4 s, and 20 to save
     assert cut.returncode == 3 and "this slice is over" in cut.stdout, cut.stderr
     done = {path.name for path in (tmp_path / "out/done").iterdir()}
-    assert "evaluate_rows" not in done
+    assert "evaluate" not in done
 
     rest = gpu_recipe(tmp_path)
     assert rest.returncode == 0, rest.stdout + rest.stderr
     assert not any(f"== {name}:" in rest.stdout for name in done)
-    for log in ("full/train_h2l.csv", "full/train.csv", "aligned/train.csv", "clean/train.csv"):
+    for log in ("full/train_h2l.csv", "full/train.csv", "align/train.csv"):
         assert pd.read_csv(tmp_path / "out" / log)["iteration"].max() == 2, log
-    assert "alignment_loss" in pd.read_csv(tmp_path / "out/aligned/train.csv").dropna(axis=1)
+    assert "alignment_loss" in pd.read_csv(tmp_path / "out/align/train.csv").dropna(axis=1)
     assert "GFLOP/s" in (tmp_path / "out/bench_stage1.md").read_text()
-    rows = json.loads((tmp_path / "out/ablations.json").read_text())["rows"]
-    assert len([row for row in rows if "sr.pth" in str(row)]) == 4
+    rows = json.loads((tmp_path / "out/metrics.json").read_text())["rows"]
+    assert len([row for row in rows if "sr.pth" in str(row)]) == 2
     again = gpu_recipe(tmp_path, "--minutes", "0.4")
     assert again.returncode == 0 and again.stdout.count("==") == 1  # nothing is left to do
 
