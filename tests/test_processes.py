@@ -39,6 +39,25 @@ def test_a_signal_to_the_whole_group_saves(number, demo_data, tmp_path):
     assert iteration == pd.read_csv(tmp_path / "train_h2l.csv")["iteration"].max()
 
 
+def test_a_stop_by_signal_writes_the_weights_of_that_iteration(demo_data, h2l, tmp_path, monkeypatch):
+    """sr.pth is the one that --max-steps gives there, BatchNorm's statistics included."""
+    options = ["--adversarial-weight", 0, "--ema-decay", 0.9, "--ot-start-epoch", 1]
+    main(train, *sr_options(demo_data, tmp_path / "whole", h2l, *options, "--max-steps", 6))
+    iterate = train.SuperResolution.iterate
+
+    def interrupted(stage, iteration, *faces):
+        if iteration == 6:
+            signal.raise_signal(signal.SIGTERM)
+        return iterate(stage, iteration, *faces)
+
+    monkeypatch.setattr(train.SuperResolution, "iterate", interrupted)
+    with pytest.raises(SystemExit):
+        main(train, *sr_options(demo_data, tmp_path / "stopped", h2l, *options))
+    whole, stopped = (torch.load(tmp_path / name / "sr.pth", weights_only=True)["weights"] for name in ("whole", "stopped"))
+    for name, weights in whole.items():
+        assert all(torch.equal(tensor, stopped[name][key]) for key, tensor in weights.items()), name
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals are POSIX")
 def test_nohup_is_respected(tmp_path, monkeypatch):
     run = Run("h2l", *parse_options(train_h2l.build_parser(), h2l_options("", tmp_path)), [])
