@@ -406,7 +406,7 @@ def test_both_stages_learn_eight_faces_by_heart(demo_data, tmp_path):
     options = ["--steps-per-epoch", 200, "--critic-updates", 2, "--generator-lr", 5e-3, "--adversarial-weight", 0.1]
     main(train_h2l, *h2l_options(data, tmp_path, *tiny, *options))
     h2l = pd.read_csv(tmp_path / "train_h2l.csv")
-    assert h2l["pixel_loss"].dropna()[-5:].mean() < 0.5 * h2l["pixel_loss"].dropna()[:3].mean()
+    assert h2l["pixel_loss"].dropna()[-5:].mean() < 0.8 * h2l["pixel_loss"].dropna()[:3].mean()
     options = ["--vgg-weights", "random", "--generator-lr", 3e-3, "--steps-per-epoch", 150, "--augment", "none", "--alpha", 1,
                "--synthetic-share", 0, "--l1-weight", 30, "--ema-decay", 0.9]  # fmt: skip
     main(train, *h2l_options(data, tmp_path, *tiny, *options))

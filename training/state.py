@@ -41,6 +41,10 @@ def warmed_up_ema(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor]
     """
 
     def update(averages: list[Tensor], current: list[Tensor], count: Tensor) -> None:
+        if not current[0].is_floating_point():  # BatchNorm's counters; a call has tensors of one type
+            for average, tensor in zip(averages, current):
+                average.copy_(tensor)
+            return
         get_ema_multi_avg_fn(min(decay**EMA_EVERY, (1 + int(count)) / (10 + int(count))))(averages, current, count)
 
     return update
