@@ -25,7 +25,6 @@ import pandas as pd
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
 
 from Datasets import images
 from Datasets.images import DamagedImageError, ImageError
@@ -76,8 +75,7 @@ def unpack_rows(rows: Tensor, kind: str) -> tuple[Tensor, ...]:
 class PreparedFaces:
     """One list's faces as 8-bit rows in a file: HR faces y with their clean LR faces x_c, or x_r.
 
-    The file may be removed while this object lives: its rows stay readable here. A worker process that is handed this
-    object opens the file itself.
+    The file may be removed while this object lives: its rows stay readable here.
     """
 
     def __init__(self, path: Path, kind: str) -> None:
@@ -95,9 +93,6 @@ class PreparedFaces:
     def size(self) -> int:
         """Bytes of all rows together."""
         return self._rows.nbytes
-
-    def __reduce__(self) -> tuple:
-        return PreparedFaces, (self.path, self.kind)
 
     def __getitem__(self, indices) -> tuple[Tensor, ...]:
         """HR: (y uint8 [N, 3, 64, 64], x_c uint8 [N, 3, 16, 16]); LR: (x_r uint8 [N, 3, 16, 16],)."""
@@ -311,7 +306,7 @@ def _bad_rows(path: Path, reasons: dict[int, str | ImageError], files: pd.Series
 # --- batches -----------------------------------------------------------------------------------------------------
 
 
-class FaceBatches(Dataset):
+class FaceBatches:
     """HR faces with their clean LR faces and, with `lr`, real LR faces; indexed by whole batches."""
 
     def __init__(self, hr: PreparedFaces | ResidentFaces, lr: PreparedFaces | ResidentFaces | None = None) -> None:
@@ -324,7 +319,7 @@ class FaceBatches(Dataset):
         return self.hr[hr_indices] + (self.lr[lr_indices] if self.lr else ())
 
 
-class BatchIndices(Sampler):
+class BatchIndices:
     """The indices of every batch of a run, a function of the seed and the iteration alone.
 
     HR and LR faces go through one random permutation after another, independently: every face is

@@ -13,6 +13,8 @@ import bench  # noqa: E402
 def test_every_part_prints_its_table(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(bench, "BATCHES", [2])
     monkeypatch.setattr(bench, "SHAPES", [(2, 4, 8)])
+    monkeypatch.setattr(bench, "FACES", 2)
+    monkeypatch.setattr(bench, "CAP", 5)
     bench.main(["--rounds", "1", "--width", "4", "--precision", "fp32", "--device", "cpu", "--out", str(tmp_path / "out.md")])
     text = (tmp_path / "out.md").read_text()
     assert text.strip() == capsys.readouterr().out.strip()
