@@ -124,7 +124,9 @@ def move_aside(folder: Path, name: str, needed: str = "") -> Path | None:
     files = [file for pattern in patterns for file in sorted(folder.glob(pattern))]
     if not files:
         return None
-    kept = folder / f"before_restart_{name}_{time.strftime('%Y%m%d-%H%M%S')}"
+    stem = f"before_restart_{name}_{time.strftime('%Y%m%d-%H%M%S')}"
+    number = len([*folder.glob(f"{stem}*")])  # of restarts within this second
+    kept = folder / (f"{stem}_{number}" if number else stem)
     kept.mkdir()
     for file in files:
         if needed and file.resolve() == Path(needed).resolve():
