@@ -415,7 +415,7 @@ def list_methods(
     for name, resolver in resolvers.items():
         add(name, "file", Method(lambda kind, index, sr=resolver: sr(inputs[kind][index]), kinds, resolver.features))
         if ensemble:
-            make = Method(lambda kind, index, sr=resolver: sr.both(inputs[kind][index])[1], kinds)
+            make = Method(lambda kind, index, sr=resolver: sr.ensemble(inputs[kind][index]), kinds)
             add(f"{name}, self-ensemble", "file", make)
     for name, own in results.items():
         make = Method(lambda kind, index, own=own: to_unit_range(own[kind][index].to(device)), list(own), rounded=True)

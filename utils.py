@@ -15,9 +15,7 @@ from urllib.parse import urlparse
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torch.optim.swa_utils import AveragedModel
 
 from console import (  # noqa: F401, all of a script's tools by one name
     Parser,
@@ -109,15 +107,9 @@ def thread_count() -> int:
 # --- networks ------------------------------------------------------------------------------------
 
 
-def unwrap(network: nn.Module) -> nn.Module:
-    """The network inside DistributedDataParallel or AveragedModel, or the network."""
-    return network.module if isinstance(network, (DistributedDataParallel, AveragedModel)) else network
-
-
 @contextlib.contextmanager
 def frozen(network: nn.Module) -> Iterator[nn.Module]:
-    """The unwrapped network, whose parameters get no gradients within the block."""
-    network = unwrap(network)
+    """The network, whose parameters get no gradients within the block."""
     network.requires_grad_(False)
     try:
         yield network
@@ -128,7 +120,6 @@ def frozen(network: nn.Module) -> Iterator[nn.Module]:
 @contextlib.contextmanager
 def evaluating(*networks: nn.Module) -> Iterator[list[nn.Module]]:
     """The networks in eval mode and without gradients: BatchNorm uses and keeps its running statistics."""
-    networks = [unwrap(network) for network in networks]
     modes = [network.training for network in networks]
     try:
         with torch.no_grad():
@@ -445,20 +436,21 @@ class SuperResolver:
         return keep_grey(to_unit_range(faces.to(self.device)), self.decoder(self.features(faces)).float())
 
     @torch.inference_mode()
-    def both(self, faces: Tensor) -> tuple[Tensor, Tensor]:
-        """The SR of faces, and its mean with that of their mirror images, mirrored back (Timofte et al., CVPR 2016).
+    def ensemble(self, faces: Tensor) -> Tensor:
+        """The mean of the SR of faces and of that of their mirror images, mirrored back (Timofte et al., CVPR 2016).
 
         Grain, which differs between the two, loses half its power; what both agree on stays.
-        """
-        images = self(faces)
-        return images, (images + self(faces.flip(-1)).flip(-1)) / 2
-
-    def pictures(self, faces: Tensor, ensemble: bool = False) -> Tensor:
-        """What is delivered of uint8 faces, as uint8; ensemble: the mean of `both`.
 
         [N, 3, 16, 16] -> [N, 3, 64, 64]
         """
-        return to_bytes(self.both(faces)[1] if ensemble else self(faces))
+        return (self(faces) + self(faces.flip(-1)).flip(-1)) / 2
+
+    def pictures(self, faces: Tensor, ensemble: bool = False) -> Tensor:
+        """What is delivered of uint8 faces, as uint8; ensemble: by `ensemble`.
+
+        [N, 3, 16, 16] -> [N, 3, 64, 64]
+        """
+        return to_bytes(self.ensemble(faces) if ensemble else self(faces))
 
 
 # --- pictures ------------------------------------------------------------------------------------

@@ -18,7 +18,6 @@ EXPLODED = (0.2, 1.2)  # an image with more than this share of values beyond thi
 FIDELITY = {"clean": ["clean"], "degraded": DRAWN, "mixed": ["mixed"]}  # column -> kinds of inputs
 SETS = {"eight": DEGRADATIONS, "z": DRAWN, "_".join(FIXED): FIXED, "held_out": HELD_OUT}
 RINGS = ((1, 3), (3, 5), (5, 8), (8, 12))  # of radial frequency, in periods of an LR face: from, and under
-LUMINANCE = (0.299, 0.587, 0.114)
 
 
 def exploded(images: Tensor) -> Tensor:
@@ -123,7 +122,7 @@ def psnr_apart_from_colour(images: Tensor, targets: Tensor) -> Tensor:
 
 def spectrum(faces: Tensor) -> list[float]:
     """The shares of RINGS in the power of the luminance under a Hann window: uint8 [N, 3, 16, 16] -> four shares, total 1."""
-    weights = torch.tensor(LUMINANCE, dtype=torch.float64).view(3, 1, 1)
+    weights = torch.tensor(utils.LUMINANCE, dtype=torch.float64).view(3, 1, 1)
     luminance = (faces.double() * weights).sum(dim=1)
     window = torch.hann_window(LR_SIZE, periodic=False, dtype=torch.float64)
     window = window * window[:, None]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, distributed
 
 from utils import UserError
 
@@ -55,13 +55,6 @@ class Group:
             return [number]
         distributed.all_gather(numbers, torch.tensor(number), group=self._talk)
         return [int(other) for other in numbers]
-
-    def share(self, network: nn.Module) -> None:
-        """Give every process the first one's weights and statistics of a network."""
-        for tensor in network.state_dict().values() if self.size > 1 else ():
-            dense = tensor.contiguous()
-            distributed.broadcast(dense, 0)
-            tensor.copy_(dense)
 
     def average(self, tensors: list[Tensor]) -> None:
         """Replace tensors, in place, by their means over all processes."""

@@ -4,7 +4,6 @@ import contextlib
 import importlib.util
 import io
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -123,9 +122,7 @@ class Log:
         if importlib.util.find_spec("tensorboard") is None:
             raise utils.UserError("--tensorboard needs its package: pip install tensorboard")
         with self.optional("TensorBoard"):
-            folder.mkdir(exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):  # its own thread would end the run where it cannot write
-                pass
+            utils.make_folder(folder, "--out")  # where TensorBoard cannot write, its own thread would end the run
             from torch.utils.tensorboard import SummaryWriter
 
             self.tensorboard = SummaryWriter(folder, purge_step=iteration + 1 if iteration else None)

@@ -78,7 +78,8 @@ class State:
 
     def trained(self) -> dict[str, nn.Module]:
         """The networks as the inference file has them, by name: their EMA, or where there is none, themselves."""
-        return {name: utils.unwrap(self.averages.get(name, self.networks[name])) for name in self.inference}
+        averages = {name: average.module for name, average in self.averages.items()}
+        return {name: averages.get(name, self.networks[name]) for name in self.inference}
 
     def update_averages(self) -> None:
         """After an update: let the EMAs follow the weights, and BatchNorm's statistics, which are as noisy."""
