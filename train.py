@@ -25,7 +25,7 @@ from torch.nn import functional
 import utils
 from Datasets import degradations
 from losses import PerceptualLoss, adversarial_loss, alignment_loss, critic_terms, scaled_alignment_loss
-from models import LR_SIZE, Decoder, DegradationGenerator, FeatureExtractor, HRCritic
+from models import LR_SIZE, Decoder, DegradationGenerator, FeatureExtractor, HRCritic, begin_as_interpolation
 from training.augment import AUGMENTATIONS, UNIFORMS, augment
 from training.folder import exclusive
 from training.options import parse_options, training_parser
@@ -35,6 +35,7 @@ COLUMNS = [
     "critic_loss", "wasserstein", "gradient_penalty", "generator_loss", "perceptual_loss", "l1_loss", "adversarial_loss",
     "alignment_loss", "saturated", "psnr_clean", "psnr_degraded", "psnr_mixed", "psnr_synthetic",
 ]  # fmt: skip
+BEGINNINGS = ["interpolation", "random"]  # of E and S: ours, and PyTorch's, the reference's
 CRITIC_LR = 4e-4  # of Adam on D_h; reference
 STRENGTH = 0.6  # of x_s (Datasets/degradations.py); at 1, clean faces lose half a dB
 VERSION_WEIGHTS = 1.0, 0.5  # of E(x_m) and E(x_s) in the alignment, beside alpha of E(x_c) and 1 - alpha of E(x_d)
@@ -51,7 +52,8 @@ def alpha_value(text: str) -> float | str:
 
 
 def build_parser() -> utils.Parser:
-    parser = training_parser(__doc__, batch_size=16, epochs=3, lr_decay_epochs=2, betas=[0.9, 0.99], ema_decay=0.998)
+    parser = training_parser(__doc__, batch_size=16, epochs=3, lr_decay_epochs=2, betas=[0.9, 0.99], ema_decay=0.998,
+                             beginnings=BEGINNINGS)  # fmt: skip
     option = parser.option
     option("alpha", "random", "part of the clean face in the mix, in [0, 1], or random: drawn for each face",
            "ours; paper 0.3", type=alpha_value, metavar="X")  # fmt: skip
@@ -60,7 +62,7 @@ def build_parser() -> utils.Parser:
            choices=AUGMENTATIONS)  # fmt: skip
     option("generator-lr", 1e-3, "learning rate of Adam on E and S; 0: only E learns, by the alignment",
            "ours; reference 1e-4")  # fmt: skip
-    option("l1-weight", [30.0, 3.0], "weight of L1 beside the perceptual loss; two numbers: from the run's begin to its end",
+    option("l1-weight", [30.0, 5.0], "weight of L1 beside the perceptual loss; two numbers: from the run's begin to its end",
            "ours; reference 0.5", nargs="+", type=float, metavar="X")  # fmt: skip
     option("adversarial-weight", 0.0, "weight of -D_h(S(E(x))); 0: no critic", "ours; reference 0.05")
     option("alignment-lr", 1e-4, "learning rate of the second Adam on E; 0: no alignment", "ours; reference 1e-6")
@@ -81,7 +83,7 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f"--synthetic-share {options.synthetic_share}: must be in [0, 1]")
     if len(options.l1_weight) > 2 or min(options.l1_weight) <= 0 < len(options.l1_weight) - 1:
         parser.error(f"--l1-weight {' '.join(map(str, options.l1_weight))}: give one number, or two above 0")
-    if not options.generator_lr and (not options.initial_weights or options.adversarial_weight):
+    if not options.generator_lr and (options.initial_weights in BEGINNINGS or options.adversarial_weight):
         parser.error("--generator-lr 0 aligns a trained network, without a critic: name it with --initial-weights")
     with exclusive(options.out, "sr"), utils.explain_out_of_memory(options.batch_size):
         train(options, given)
@@ -95,9 +97,13 @@ class SuperResolution:
         options = run.options
         self.run, self.options = run, options
         self.G, self.perceptual = run.frozen(G), run.frozen(perceptual)
-        self.E = run.network("extractor", FeatureExtractor(options.width), inference=True)
-        self.S = run.network("decoder", Decoder(options.width), inference=True)
-        run.load_initial_weights()
+        E, S = FeatureExtractor(options.width), Decoder(options.width)
+        if options.initial_weights == "interpolation":
+            begin_as_interpolation(E, S)
+        self.E = run.network("extractor", E, inference=True)
+        self.S = run.network("decoder", S, inference=True)
+        if options.initial_weights not in BEGINNINGS:
+            run.load_initial_weights()
         adam = functools.partial(torch.optim.Adam, betas=options.betas, fused=True)
         if options.adversarial_weight:
             self.D = run.network("critic", HRCritic(options.width))

@@ -34,7 +34,8 @@ CRITIC_BETAS = (0.5, 0.9)  # of Adam on D_l
 
 
 def build_parser() -> utils.Parser:
-    parser = training_parser(__doc__, batch_size=20, epochs=4, lr_decay_epochs=1, betas=[0.5, 0.999], ema_decay=0.99)
+    parser = training_parser(__doc__, batch_size=20, epochs=4, lr_decay_epochs=1, betas=[0.5, 0.999], ema_decay=0.99,
+                             beginnings=["random"])  # fmt: skip
     option = parser.option
     option("generator-lr", 3e-4, "learning rate of Adam on G", "ours; reference 1e-4")
     option("critic-lr", 6e-4, "learning rate of Adam on D_l", "ours; reference 4e-4, of SGD")
@@ -60,7 +61,8 @@ class Degradation:
         self.run, self.options = run, options
         self.G = run.network("generator", DegradationGenerator(options.width), inference=True)
         self.D = run.network("critic", LRCritic(options.width))
-        run.load_initial_weights()
+        if options.initial_weights != "random":
+            run.load_initial_weights()
         adam = functools.partial(torch.optim.Adam, fused=True)
         self.adam_G = run.optimizer("generator", adam(self.G.parameters(), options.generator_lr, options.betas))
         self.adam_D = run.optimizer("critic", adam(self.D.parameters(), options.critic_lr, CRITIC_BETAS))

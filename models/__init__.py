@@ -2,6 +2,9 @@
 
 from .critics import HRCritic, LRCritic
 from .degradation_generator import DegradationGenerator
-from .super_resolution import HR_SIZE, LR_SIZE, Decoder, FeatureExtractor
+from .super_resolution import HR_SIZE, LR_SIZE, Decoder, FeatureExtractor, begin_as_interpolation
 
-__all__ = ["HR_SIZE", "LR_SIZE", "Decoder", "DegradationGenerator", "FeatureExtractor", "HRCritic", "LRCritic"]
+__all__ = [
+    "HR_SIZE", "LR_SIZE", "Decoder", "DegradationGenerator", "FeatureExtractor", "HRCritic", "LRCritic",
+    "begin_as_interpolation",
+]  # fmt: skip

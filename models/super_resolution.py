@@ -2,9 +2,11 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 HR_SIZE = 64  # px, the side of an HR face
 LR_SIZE = 16  # px, the side of an LR face
+MEAN, DEVIATION = (0.10, -0.14, -0.28), (0.52, 0.46, 0.44)  # of the channels of HR faces in [-1, 1]
 
 
 def convolution(channels_in: int, channels_out: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
@@ -133,3 +135,59 @@ class Decoder(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """features: [N, width, 4, 4] -> [N, 3, 64, 64], about [-1, 1]; clamp it to show, save or score it."""
         return self.layers(features)
+
+
+def begin_with(layer: nn.Module, weight: Tensor) -> None:
+    """Make the first outputs of a convolution `weight` [out, in, k, k] of its first inputs, and nothing else's.
+
+    A PReLU behind it begins as the identity. What a narrow layer has no channels for is left out.
+    """
+    conv, *others = layer if isinstance(layer, nn.Sequential) else [layer]
+    weight = weight[: conv.out_channels, : conv.in_channels]
+    conv.weight[: len(weight)] = 0
+    conv.weight[: len(weight), : weight.shape[1]] = weight
+    conv.bias[: len(weight)] = 0
+    for other in others:
+        if isinstance(other, nn.PReLU):
+            other.weight.fill_(1)
+
+
+@torch.no_grad()
+def begin_as_interpolation(E: FeatureExtractor, S: Decoder) -> None:
+    """Make new networks begin as bicubic interpolation, in place: S(E(x)) is x enlarged, up to a contrast and a tint.
+
+    48 channels of E(x) are the 4x4 px of x's tiles (pixel unshuffle, twice), which S puts back and enlarges twice by 2.
+    What lies beside this path begins at 0, by its last BatchNorm (Goyal et al. 2017, section 5.1): training adds to the
+    interpolation instead of finding it. Networks of under 48 channels keep a part of it.
+    """
+    identity = nn.init.dirac_(torch.empty(48, 48, 5, 5))
+    tile = torch.zeros(4, 1, 3, 3)
+    tile[:, 0, 1:, 1:] = torch.eye(4).view(4, 2, 2)  # the 2x2 px that a stride of 2 makes one
+    impulse = identity[:1, :1]
+    enlarged = functional.interpolate(impulse, scale_factor=2, mode="bicubic")
+    enlarging = functional.pixel_unshuffle(enlarged, 2).transpose(0, 1).flip(2, 3)
+
+    def for_each(channels: int, weight: Tensor) -> Tensor:
+        """The same [4, 1, k, k] for each channel: [4 * channels, channels, k, k]."""
+        return torch.kron(torch.eye(channels)[:, :, None, None], weight)
+
+    for module in [*E.modules(), *S.modules()]:
+        if isinstance(module, ChannelAttention):
+            module.body[-1][1].weight.zero_()
+        elif isinstance(module, DenseBlock):
+            last = module.stages[-1][-1]
+            last.projection[-1][1].weight.zero_()
+            last.body[-1][1].weight.zero_()
+    for up in E.up:
+        up[-1][1].weight.zero_()
+    begin_with(E.head, identity[:3, :3, 1:-1, 1:-1])
+    begin_with(E.down[0][-1], for_each(3, tile))
+    begin_with(E.down[1][-1], for_each(12, tile))
+    begin_with(E.tail, identity[:, :, 2:3, 2:3])
+    _, to_8px, to_16px, _, to_32px, to_64px, last = S.layers
+    begin_with(to_8px[-1], identity[:12, :12])
+    begin_with(to_16px[-1], for_each(3, enlarging))
+    begin_with(to_32px[-1], for_each(3, enlarging))
+    begin_with(to_64px[-1], identity[:3, :3])
+    begin_with(last, identity[:3, :3, 1:-1, 1:-1] * torch.tensor(DEVIATION).view(3, 1, 1, 1))
+    last.bias.copy_(torch.tensor(MEAN))

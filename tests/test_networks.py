@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from losses import PerceptualLoss
-from models import Decoder, DegradationGenerator, FeatureExtractor, HRCritic, LRCritic
+from models import Decoder, DegradationGenerator, FeatureExtractor, HRCritic, LRCritic, begin_as_interpolation
 from models.degradation_generator import ChannelPairNorm
+from models.super_resolution import DEVIATION, MEAN
 
 NETWORKS = [
     # network, input shapes, output shape, parameters, GFLOP of one image
@@ -63,3 +65,29 @@ def test_noise_changes_the_degradation():
 def test_the_norm_over_channel_pairs_is_pytorchs(shape):
     x = torch.randn(shape, dtype=torch.float64) * 30
     assert torch.allclose(ChannelPairNorm()(x), torch.nn.LocalResponseNorm(2)(x), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("width", [48, 64])
+def test_networks_begin_as_bicubic_interpolation(width):
+    E, S, x = FeatureExtractor(width).eval(), Decoder(width).eval(), torch.rand(2, 3, 16, 16) * 2 - 1
+    begin_as_interpolation(E, S)
+    with torch.no_grad():
+        sr = S(E(x))
+    enlarged = functional.interpolate(x, scale_factor=2, mode="bicubic")
+    enlarged = functional.interpolate(enlarged, scale_factor=2, mode="bicubic")
+    expected = enlarged * torch.tensor(DEVIATION).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1)
+    inner = slice(12, -12)  # convolutions pad with 0, interpolation with the border
+    assert torch.allclose(sr[..., inner, inner], expected[..., inner, inner], atol=1e-3)
+
+
+def test_interpolation_leaves_room_to_learn():
+    """What begins at 0 has a gradient; and another seed gives other networks."""
+    networks = FeatureExtractor(48), Decoder(48)
+    begin_as_interpolation(*networks)
+    E, S = networks
+    S(E(torch.rand(4, 3, 16, 16))).square().mean().backward()
+    zeros = [p for n in networks for p in n.parameters() if p.ndim == 1 and len(p) > 1 and not p.any() and p.grad.any()]
+    assert zeros
+    other = FeatureExtractor(48)
+    begin_as_interpolation(other, Decoder(48))
+    assert not torch.equal(other.head[0].weight, E.head[0].weight)

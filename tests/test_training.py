@@ -50,7 +50,7 @@ OURS = ["--adversarial-weight", "0.05", "--critic-updates", "5", "--augment", "m
 def make_run(name, module, tmp_path, dtype, *options):
     """A run of the script, outside any data, as if its first batch were due."""
     arguments = ["--out", str(tmp_path), "--device", "cpu", "--width", str(WIDTH), "--batch-size", str(BATCH), "--precision"]
-    arguments += ["bf16" if dtype == "bf16" else "fp32", *map(str, options)]
+    arguments += ["bf16" if dtype == "bf16" else "fp32", "--initial-weights", "random", *map(str, options)]
     run = Run(name, *parse_options(module.build_parser(), arguments), module.COLUMNS)
     run.steps_per_epoch = 5  # the alignment begins at iteration 6
     torch.manual_seed(0)

@@ -14,10 +14,12 @@ PER_START = {"data", "out", "cache", "h2l", "initial_weights", "max_steps", "dev
 
 
 def training_parser(
-    description: str, batch_size: int, epochs: int, lr_decay_epochs: int, betas: list[float], ema_decay: float
-) -> Parser:
+    description: str, batch_size: int, epochs: int, lr_decay_epochs: int, betas: list[float], ema_decay: float,
+    beginnings: list[str],
+) -> Parser:  # fmt: skip
     """The options that both trainers share, with the stage's own defaults.
 
+    beginnings: what --initial-weights may name instead of a file, the default first.
     A trainer adds its own to the parser it gets; they appear among those of the method.
     """
     parser = Parser(description)
@@ -46,7 +48,8 @@ def training_parser(
     option("precision", "auto", "auto: bf16 where the hardware has it, else fp32", choices=("auto", "fp32", "bf16"))
     parser.section("files")
     option("out", "Trained_Models", "folder of everything that is written", metavar="DIR")
-    option("initial-weights", "", "start with the weights of this file of the same stage; empty: random weights")
+    option("initial-weights", beginnings[0], "weights to begin with: a file of the same stage, or " + " or ".join(beginnings),
+           "reference" if beginnings[0] == "random" else "ours; reference random", metavar="FILE")  # fmt: skip
     option("save-every", 1000, "iterations between saved states and sample sheets; the log has 20 rows between two")
     parser.switch("restart", "start over; the files of the run so far are kept in a dated folder")
     parser.switch("tensorboard", "also log to TensorBoard (pip install tensorboard)")

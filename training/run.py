@@ -134,7 +134,7 @@ class Run:
     def load_initial_weights(self) -> None:
         """--initial-weights: the networks of a weights file of the same stage, unless a run resumes."""
         self._build()
-        if not self.options.initial_weights or self.saved is not None:
+        if self.saved is not None:
             return
         path = Path(self.options.initial_weights)
         content = utils.load_checkpoint(path, self.name, f"--initial-weights takes a {self.name}.pth")
