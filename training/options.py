@@ -49,7 +49,7 @@ def training_parser(
     parser.section("files")
     option("out", "Trained_Models", "folder of everything that is written", metavar="DIR")
     option("initial-weights", beginnings[0], "weights to begin with: a file of the same stage, or " + " or ".join(beginnings),
-           "reference" if beginnings[0] == "random" else "ours; reference random", metavar="FILE")  # fmt: skip
+           "reference" if beginnings[0] == "random" else "ours; reference random")  # fmt: skip
     option("save-every", 1000, "iterations between saved states and sample sheets; the log has 20 rows between two")
     parser.switch("restart", "start over; the files of the run so far are kept in a dated folder")
     parser.switch("tensorboard", "also log to TensorBoard (pip install tensorboard)")
