@@ -2,19 +2,18 @@
 
 python docs/make_picture.py
 
-Each photograph in docs/faces is reduced to 16x16 px and degraded by blur, noise and JPEG, always in the same way; test.py then
-super-resolves it. docs/photograph/people.png goes through photos.py, its faces being known (boxes.csv).
+docs/faces has faces as they are in photographs, where they are 22 px tall; test.py makes 16x16 px and SR of them. What other
+programs make of the same 16x16 px is in docs/others: bash recipes/others.sh docs/faces docs/others x4plus_padded waifu2x
+docs/photograph/people.png goes through photos.py, its faces being known (boxes.csv).
 docs/faces/README.md names the photographs' sources and licences.
 """
 
-import io
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
 
-import numpy as np
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
 DOCS = Path(__file__).resolve().parent
 sys.path.insert(0, str(DOCS.parent))
@@ -23,17 +22,7 @@ import photos  # noqa: E402
 import test  # noqa: E402, the project's test.py
 
 SIZE, GAP, LABELS = 88, 4, 104  # px: a face in the figure, between faces, the column of labels
-BLUR, NOISE, QUALITY = 0.4, 4.0, 85  # standard deviations in px of the LR face and of 255; JPEG
-ROWS = ("photograph", "LR, 16x16 px", "bicubic", "ours")
-
-
-def degrade(photograph: Image.Image, random: np.random.Generator) -> Image.Image:
-    """The photograph reduced to 16x16 px by a box filter, then blurred, noised and compressed: an RGB picture."""
-    face = photograph.resize((16, 16), Image.Resampling.BOX).filter(ImageFilter.GaussianBlur(BLUR))
-    noisy = np.asarray(face, dtype=np.float64) + random.normal(0, NOISE, (16, 16, 3))
-    stream = io.BytesIO()
-    Image.fromarray(noisy.clip(0, 255).round().astype(np.uint8)).save(stream, "JPEG", quality=QUALITY)
-    return Image.open(stream).convert("RGB")
+OTHERS = {"x4plus_padded": "Real-ESRGAN", "waifu2x": "waifu2x"}  # folder in docs/others -> label
 
 
 def run(script: ModuleType, inputs: Path, outputs: Path, *options: str) -> dict[str, Image.Image]:
@@ -43,12 +32,13 @@ def run(script: ModuleType, inputs: Path, outputs: Path, *options: str) -> dict[
     return {path.name: Image.open(path).convert("RGB") for path in sorted(outputs.iterdir())}
 
 
-def sheet(rows: list[list[Image.Image]]) -> Image.Image:
-    """One row of pictures for each name in ROWS, labelled on the left. LR pixels are shown as squares."""
+def sheet(rows: dict[str, list[Image.Image]]) -> Image.Image:
+    """Rows of pictures, labelled on the left. LR pixels are shown as squares."""
     step = SIZE + GAP
-    picture = Image.new("RGB", (LABELS + len(rows[0]) * step - GAP, len(rows) * step - GAP), "white")
+    columns = len(next(iter(rows.values())))
+    picture = Image.new("RGB", (LABELS + columns * step - GAP, len(rows) * step - GAP), "white")
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size=15)
-    for row, (name, faces) in enumerate(zip(ROWS, rows, strict=True)):
+    for row, (name, faces) in enumerate(rows.items()):
         draw.text((0, row * step + SIZE // 2), name, fill="black", font=font, anchor="lm")
         for column, face in enumerate(faces):
             kind = Image.Resampling.NEAREST if face.width == 16 else Image.Resampling.BICUBIC
@@ -57,15 +47,16 @@ def sheet(rows: list[list[Image.Image]]) -> Image.Image:
 
 
 def main() -> None:
-    faces = [Image.open(path).convert("RGB") for path in sorted((DOCS / "faces").glob("*.png"))]
-    random = np.random.default_rng(0)
-    lr_faces = [degrade(face, random) for face in faces]
-    bicubic = [face.resize((64, 64), Image.Resampling.BICUBIC) for face in lr_faces]
+    paths = sorted((DOCS / "faces").glob("*.png"))
+    faces = [Image.open(path).convert("RGB") for path in paths]
+    lr_faces = [face.resize((16, 16), Image.Resampling.BICUBIC) for face in faces]  # as test.py does
+    rows = {"photograph": faces, "LR, 16x16 px": lr_faces}
+    rows["bicubic"] = [face.resize((64, 64), Image.Resampling.BICUBIC) for face in lr_faces]
+    for other, label in OTHERS.items():
+        rows[label] = [Image.open(DOCS / "others" / other / path.name) for path in paths]
     with TemporaryDirectory() as folder:
-        for index, face in enumerate(lr_faces):
-            face.save(Path(folder, f"{index:03}.png"))
-        ours = list(run(test, Path(folder), Path(folder, "out")).values())
-        sheet([faces, lr_faces, bicubic, ours]).save(DOCS / "shipped.png", optimize=True)
+        rows["ours"] = list(run(test, DOCS / "faces", Path(folder)).values())
+    sheet(rows).save(DOCS / "shipped.png", optimize=True)
     with TemporaryDirectory() as folder:
         known = str(DOCS / "photograph/boxes.csv")
         enlarged = run(photos, DOCS / "photograph/people.png", Path(folder), "--boxes", known)
