@@ -12,7 +12,7 @@ demo: .venv/.installed
 	PYTHON=$(RUN) bash recipes/demo.sh
 
 test: .venv/.installed-dev
-	$(RUN) -m pytest
+	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses auto --maxprocesses 8
 
 fake-cuda: .venv/.installed-dev
 	$(RUN) tests/fake_cuda.py
