@@ -14,10 +14,10 @@ eps = 1e-3 beside costs of 1 to 1e4, where they alone need thousands of rounds o
 - eps-scaling: eps begins at 1/40 of the largest cost of each problem and is halved, each stage starting from the last
   one's potentials (Schmitzer 2019, "Stabilized sparse scaling algorithms for entropy regularized transport problems");
 - absorption, once a stage: the cost becomes the residual C - f - g and the potentials restart from zero. Where there is
-  mass the residual is small, so that (f + g - C) / eps keeps its digits in fp32 also when C / eps is 1e7. Sinkhorn's
-  iterations then scale the rows and columns of the plan, without a logarithm or an exponential;
+  mass the residual is small, so that (f + g - C) / eps keeps its digits in fp32 also when C / eps is 1e7;
 - a Newton step on f, with g eliminated, in place of Sinkhorn's wherever it lowers the error of the marginals
-  (Brauer et al. 2017, "A Sinkhorn-Newton method for entropic optimal transport"): quadratic convergence at the end.
+  (Brauer et al. 2017, "A Sinkhorn-Newton method for entropic optimal transport"): quadratic convergence, so that two
+  steps a stage are enough.
 
 The gradient needs none of this to be differentiated. By the envelope theorem the derivative of W by the cost is the
 optimal plan itself, so that dW/dx_i = 2 sum_j P_ij (x_i - y_j): memory does not grow with the iterations.
@@ -31,9 +31,8 @@ import torch
 from torch import Tensor
 
 FIRST_STAGE = 40.0  # the largest cost in units of the first stage's eps: exp(-40) is well within fp32
-SCALINGS = 5  # of rows and columns at a time, as long as each time lowers the error of the marginals tenfold
-STAGE_ITERATIONS = 100  # at most so many in an eps-scaling stage before the last; 2 to 5 are usual
-CPU_COSTS = 64 * 16 * 16  # up to so many are solved on the CPU: launching a GPU's small kernels takes longer
+STAGE_STEPS = 100  # at most so many in an eps-scaling stage before the last; 1 or 2 are usual
+GPU_STAGE_STEPS, GPU_LAST_STEPS = 4, 8  # without a look at the error: each look waits for the GPU
 NEWTON_TRUST = 3.0  # a Newton step moves no potential by more than so many eps: the plan by a factor of e^3
 
 
@@ -84,26 +83,31 @@ def solve(cost: Tensor, eps: float = 1e-3, tolerance: float | None = None, max_i
         raise ValueError(f"Sinkhorn: a cost of shape {tuple(cost.shape)} has no points")
     largest = cost.amax(dim=(1, 2), keepdim=True)
     lost = ~torch.isfinite(largest)
-    if lost.any():
-        cost, largest = cost.masked_fill(lost, 0), largest.masked_fill(lost, 0)
+    cost, largest = cost.masked_fill(lost, 0), largest.masked_fill(lost, 0)
     if tolerance is None:
         tolerance = 1e-6 if cost.dtype == torch.float64 else 1e-4
+
     # An error of 2/n is one unmatched point, which no later stage finds again: a stage ends well below that.
     stage_tolerance = max(tolerance, 0.1 / max(n, m))
+    stage_steps, last_steps = (GPU_STAGE_STEPS, GPU_LAST_STEPS) if cost.is_cuda else (STAGE_STEPS, max_iterations)
 
-    residual = cost
-    f, g = cost.new_zeros(batch, n, 1), cost.new_zeros(batch, 1, m)
+    residual, f, g = cost, torch.zeros_like(cost[:, :, :1]), torch.zeros_like(cost[:, :1])
+    iterations = 0
+
+    def iterate(stage_eps: Tensor, steps: int, enough: float) -> tuple[Tensor, Tensor]:
+        """Absorb so many steps into the residual; the plan and its row errors."""
+        nonlocal residual, f, g, iterations
+        u, v, plan, error, used = _iterate(residual, stage_eps, steps, enough)
+        residual, f, g, iterations = residual - u - v, f + u, g + v, iterations + used
+        return plan, error
+
     stage_eps = (largest / FIRST_STAGE).clamp(min=eps)
-    iterations, scale = 0, True
-    while True:
-        last = bool((stage_eps <= eps).all())
-        target, cap = (tolerance, max_iterations) if last else (stage_tolerance, STAGE_ITERATIONS)
-        u, v, plan, error, used, scale = _solve_stage(residual, stage_eps, target, cap, scale)
-        residual, f, g = residual - u - v, f + u, g + v
-        iterations += used
-        if last:
-            break
+    for _ in range(math.ceil(math.log2(max(largest.max().item() / FIRST_STAGE / eps, 1)))):
+        iterate(stage_eps, stage_steps, stage_tolerance)
         stage_eps = (stage_eps / 2).clamp(min=eps)
+    plan, error = iterate(stage_eps, last_steps, tolerance)
+    while iterations < max_iterations and not (error <= tolerance).all():
+        plan, error = iterate(stage_eps, last_steps, tolerance)
 
     converged = error <= tolerance
     if not converged.all():
@@ -114,69 +118,42 @@ def solve(cost: Tensor, eps: float = 1e-3, tolerance: float | None = None, max_i
             stacklevel=2,
         )
     value = f.mean(dim=(1, 2)) + g.mean(dim=(1, 2)) - eps * (plan.sum(dim=(1, 2)) - 1)
-    if lost.any():
-        value, plan = value.masked_fill(lost[:, 0, 0], math.nan), plan.masked_fill(lost, math.nan)
+    value, plan = value.masked_fill(lost[:, 0, 0], math.nan), plan.masked_fill(lost, math.nan)
     return SinkhornSolution(plan, f[:, :, 0], g[:, 0], value, error, iterations, converged)
 
 
-def _solve_stage(
-    cost: Tensor, eps: Tensor, tolerance: float, cap: int, scale: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor, int, bool]:
-    """Iterate at one eps a problem ([B, 1, 1]) until every row error is below the tolerance.
+def _iterate(residual: Tensor, eps: Tensor, steps: int, enough: float) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
+    """At most so many of Newton's steps, or Sinkhorn's, on the residual cost [B, n, m] at one eps a problem ([B, 1, 1]).
 
-    scale: begin with Sinkhorn's scalings, before Newton steps. Returns u [B, n, 1], v [B, 1, m], the plan [B, n, m], the row
-    errors [B], the number of iterations, and whether the scalings still pay.
+    enough: the row error at which they end, except on a GPU. Returns what they add to the potentials, u [B, n, 1] and
+    v [B, 1, m], the plan [B, n, m], its row errors [B], and how many steps there were.
     """
-    batch, n, m = cost.shape
+    n, m = residual.shape[1:]
 
-    def column_potential(u: Tensor) -> Tensor:
-        """v such that the columns of the plan sum to 1/m: Sinkhorn's update of g."""
-        return -eps * (torch.logsumexp((u - cost) / eps, dim=1, keepdim=True) - math.log(n))
-
-    def plan_and_error(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        plan = torch.exp((u + v - cost) / eps - math.log(n * m))
+    def plan_of(u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """v such that the columns of the plan sum to 1/m, Sinkhorn's update of g; the plan, its row sums and row errors."""
+        v = -eps * (torch.logsumexp((u - residual) / eps, dim=1, keepdim=True) - math.log(n))
+        plan = torch.exp((u + v - residual) / eps - math.log(n * m))
         rows = plan.sum(dim=2, keepdim=True)
-        return plan, rows, (rows - 1 / n).abs().sum(dim=(1, 2))
+        return v, plan, rows, (rows - 1 / n).abs().sum(dim=(1, 2))
 
-    u, v = cost.new_zeros(batch, n, 1), cost.new_zeros(batch, 1, m)
-    iterations = 0
-    error = cost.new_full((batch,), math.inf)
-    if scale:
-        plan = torch.exp(cost / -eps - math.log(n * m))
-    while scale and iterations < cap and not (error <= tolerance).all():
-        burst = min(SCALINGS, cap - iterations)
-        column_factors = torch.ones_like(v.mT)
-        for _ in range(burst):
-            row_factors = 1 / n / torch.bmm(plan, column_factors)
-            column_factors = 1 / m / torch.bmm(plan.mT, row_factors)
-        scaled = plan * row_factors * column_factors.mT
-        scaled_rows = scaled.sum(dim=2, keepdim=True)
-        scaled_error = (scaled_rows - 1 / n).abs().sum(dim=(1, 2))
-        scale = bool((scaled_error <= (0.1 * error).clamp(min=tolerance)).all())
-        if not (scaled_error < error).all():
-            break  # rows or columns that are empty in this dtype: Newton's part knows better
-        iterations += burst
-        u, v = u + eps * row_factors.log(), v + eps * column_factors.log().mT
-        plan, rows, error = scaled, scaled_rows, scaled_error
-    if not torch.isfinite(error).all():
-        v = column_potential(u)
-        plan, rows, error = plan_and_error(u, v)
-    while iterations < cap and not (error <= tolerance).all():
-        iterations += 1
+    u = torch.zeros_like(residual[:, :, :1])
+    v, plan, rows, error = plan_of(u)
+    for done in range(steps):
+        if not residual.is_cuda and (error <= enough).all():
+            return u, v, plan, error, done
         newton_u = torch.nan_to_num(u + eps * _newton_step(plan, rows, error))
-        newton_v = column_potential(newton_u)
-        newton = plan_and_error(newton_u, newton_v)
+        newton = plan_of(newton_u)
         # Sinkhorn's own step never raises the error: it stands in wherever Newton's does not clearly lower it. Rows
         # without any mass in this dtype are raised by a bounded step instead of an infinite one.
-        sinkhorn_u = u - eps * torch.log((rows * n).clamp(min=torch.finfo(cost.dtype).tiny))
-        better = (newton[2] < 0.9 * error)[:, None, None]
-        if better.all():
-            u, v, (plan, rows, error) = newton_u, newton_v, newton
-        else:
+        better = (newton[3] < 0.9 * error)[:, None, None]
+        sinkhorn_u = u - eps * torch.log((rows * n).clamp(min=torch.finfo(residual.dtype).tiny))
+        if residual.is_cuda or not better.all():
             u = torch.where(better, newton_u, sinkhorn_u)
-            v = column_potential(u)
-            plan, rows, error = plan_and_error(u, v)
-    return u, v, plan, error, iterations, scale
+            v, plan, rows, error = plan_of(u)
+        else:
+            u, (v, plan, rows, error) = newton_u, newton
+    return u, v, plan, error, steps
 
 
 def _newton_step(plan: Tensor, rows: Tensor, error: Tensor) -> Tensor:
@@ -199,11 +176,9 @@ class _SinkhornDistance(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, y: Tensor, eps: float, tolerance: float | None, max_iterations: int) -> Tensor:
-        cost = squared_distances(x, y)
-        few = cost.numel() <= CPU_COSTS
-        solution = solve(cost.cpu() if few else cost, eps, tolerance, max_iterations)
-        ctx.save_for_backward(x, y, solution.plan.to(x.device))
-        return solution.value.to(x.device)
+        solution = solve(squared_distances(x, y), eps, tolerance, max_iterations)
+        ctx.save_for_backward(x, y, solution.plan)
+        return solution.value
 
     @staticmethod
     @torch.autograd.function.once_differentiable

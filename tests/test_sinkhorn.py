@@ -206,10 +206,13 @@ def test_alignment_by_paired_distances_in_closed_form():
     assert (paired_distance(x, y) > sinkhorn_distance(x, y)).all()
 
 
-def test_few_problems_are_solved_on_the_cpu_and_many_where_they_are(monkeypatch):
-    """No GPU is needed to see which: Tensor.cpu is called for the few alone."""
-    moved = []
-    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: moved.append(len(tensor)) or tensor)
-    for batch in (26, 65):
-        sinkhorn_distance(*clouds(batch, 16, 16, 4), eps=1.0)
-    assert moved == [26]
+@pytest.mark.parametrize("scale", [1, 100, 1e4])
+def test_a_gpu_is_asked_twice_in_a_solve(scale, monkeypatch):
+    """Each answer waits for it. No GPU is needed to see that, nor that a fixed number of steps suffices."""
+    cost = squared_distances(*clouds(64, 16, 16, 64, scale=scale, dtype=torch.float32))
+    expected, asked, ask = solve(cost), [], torch.Tensor.__bool__
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True, raising=False)
+    monkeypatch.setattr(torch.Tensor, "__bool__", lambda tensor: asked.append(tensor) or ask(tensor))
+    solution = solve(cost)
+    assert len(asked) == 2 and solution.converged.all()
+    assert torch.allclose(solution.value, expected.value, rtol=1e-4)
