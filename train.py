@@ -25,7 +25,8 @@ from torch.nn import functional
 import utils
 from Datasets import degradations
 from losses import PerceptualLoss, adversarial_loss, alignment_loss, critic_terms, scaled_alignment_loss
-from models import LR_SIZE, Decoder, DegradationGenerator, FeatureExtractor, HRCritic, begin_as_interpolation
+from models import LR_SIZE, Decoder, DegradationGenerator, FeatureExtractor, HRCritic
+from models.super_resolution import INTERPOLATION_WIDTH, begin_as_interpolation
 from training.augment import AUGMENTATIONS, UNIFORMS, augment
 from training.folder import exclusive
 from training.options import parse_options, training_parser
@@ -35,7 +36,8 @@ COLUMNS = [
     "critic_loss", "wasserstein", "gradient_penalty", "generator_loss", "perceptual_loss", "l1_loss", "adversarial_loss",
     "alignment_loss", "saturated", "psnr_clean", "psnr_degraded", "psnr_mixed", "psnr_synthetic",
 ]  # fmt: skip
-BEGINNINGS = ["interpolation", "random"]  # of E and S: ours, and PyTorch's, the reference's
+BEGINNINGS = {"interpolation": f"E and S begin as bicubic interpolation; random under --width {INTERPOLATION_WIDTH}",
+              "random": "the reference's"}  # fmt: skip
 CRITIC_LR = 4e-4  # of Adam on D_h; reference
 STRENGTH = 0.6  # of x_s (Datasets/degradations.py); at 1, clean faces lose half a dB
 VERSION_WEIGHTS = 1.0, 0.5  # of E(x_m) and E(x_s) in the alignment, beside alpha of E(x_c) and 1 - alpha of E(x_d)
@@ -98,7 +100,7 @@ class SuperResolution:
         self.run, self.options = run, options
         self.G, self.perceptual = run.frozen(G), run.frozen(perceptual)
         E, S = FeatureExtractor(options.width), Decoder(options.width)
-        if options.initial_weights == "interpolation":
+        if options.initial_weights == "interpolation" and options.width >= INTERPOLATION_WIDTH:
             begin_as_interpolation(E, S)
         self.E = run.network("extractor", E, inference=True)
         self.S = run.network("decoder", S, inference=True)

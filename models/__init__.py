@@ -2,9 +2,6 @@
 
 from .critics import HRCritic, LRCritic
 from .degradation_generator import DegradationGenerator
-from .super_resolution import HR_SIZE, LR_SIZE, Decoder, FeatureExtractor, begin_as_interpolation
+from .super_resolution import HR_SIZE, LR_SIZE, Decoder, FeatureExtractor
 
-__all__ = [
-    "HR_SIZE", "LR_SIZE", "Decoder", "DegradationGenerator", "FeatureExtractor", "HRCritic", "LRCritic",
-    "begin_as_interpolation",
-]  # fmt: skip
+__all__ = ["HR_SIZE", "LR_SIZE", "Decoder", "DegradationGenerator", "FeatureExtractor", "HRCritic", "LRCritic"]

@@ -6,9 +6,9 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from losses import PerceptualLoss
-from models import Decoder, DegradationGenerator, FeatureExtractor, HRCritic, LRCritic, begin_as_interpolation
+from models import Decoder, DegradationGenerator, FeatureExtractor, HRCritic, LRCritic
 from models.degradation_generator import ChannelPairNorm
-from models.super_resolution import DEVIATION, MEAN
+from models.super_resolution import DEVIATION, MEAN, begin_as_interpolation
 
 NETWORKS = [
     # network, input shapes, output shape, parameters, GFLOP of one image
@@ -91,3 +91,5 @@ def test_interpolation_leaves_room_to_learn():
     other = FeatureExtractor(48)
     begin_as_interpolation(other, Decoder(48))
     assert not torch.equal(other.head[0].weight, E.head[0].weight)
+    with pytest.raises(ValueError, match="48 channels"):
+        begin_as_interpolation(FeatureExtractor(44), Decoder(44))

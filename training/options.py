@@ -15,11 +15,11 @@ PER_START = {"data", "out", "cache", "h2l", "initial_weights", "max_steps", "dev
 
 def training_parser(
     description: str, batch_size: int, epochs: int, lr_decay_epochs: int, betas: list[float], ema_decay: float,
-    beginnings: list[str],
+    beginnings: dict[str, str],
 ) -> Parser:  # fmt: skip
     """The options that both trainers share, with the stage's own defaults.
 
-    beginnings: what --initial-weights may name instead of a file, the default first.
+    beginnings: what --initial-weights may name instead of a file, the default first -> what it means.
     A trainer adds its own to the parser it gets; they appear among those of the method.
     """
     parser = Parser(description)
@@ -48,8 +48,8 @@ def training_parser(
     option("precision", "auto", "auto: bf16 where the hardware has it, else fp32", choices=("auto", "fp32", "bf16"))
     parser.section("files")
     option("out", "Trained_Models", "folder of everything that is written", metavar="DIR")
-    option("initial-weights", beginnings[0], "weights to begin with: a file of the same stage, or " + " or ".join(beginnings),
-           "reference" if beginnings[0] == "random" else "ours; reference random")  # fmt: skip
+    named = ", ".join(f"{name} ({meaning})" for name, meaning in beginnings.items())
+    option("initial-weights", next(iter(beginnings)), f"weights to begin with: {named}, or a file of the same stage")
     option("save-every", 1000, "iterations between saved states and sample sheets; the log has 20 rows between two")
     parser.switch("restart", "start over; the files of the run so far are kept in a dated folder")
     parser.switch("tensorboard", "also log to TensorBoard (pip install tensorboard)")
