@@ -86,7 +86,6 @@ def solve(cost: Tensor, eps: float = 1e-3, tolerance: float | None = None, max_i
     cost, largest = cost.masked_fill(lost, 0), largest.masked_fill(lost, 0)
     if tolerance is None:
         tolerance = 1e-6 if cost.dtype == torch.float64 else 1e-4
-
     # An error of 2/n is one unmatched point, which no later stage finds again: a stage ends well below that.
     stage_tolerance = max(tolerance, 0.1 / max(n, m))
     stage_steps, last_steps = (GPU_STAGE_STEPS, GPU_LAST_STEPS) if cost.is_cuda else (STAGE_STEPS, max_iterations)
@@ -105,12 +104,14 @@ def solve(cost: Tensor, eps: float = 1e-3, tolerance: float | None = None, max_i
     for _ in range(math.ceil(math.log2(max(largest.max().item() / FIRST_STAGE / eps, 1)))):
         iterate(stage_eps, stage_steps, stage_tolerance)
         stage_eps = (stage_eps / 2).clamp(min=eps)
-    plan, error = iterate(stage_eps, last_steps, tolerance)
-    while iterations < max_iterations and not (error <= tolerance).all():
+    while True:
         plan, error = iterate(stage_eps, last_steps, tolerance)
+        converged = error <= tolerance
+        solved = bool(converged.all())
+        if solved or iterations >= max_iterations:
+            break
 
-    converged = error <= tolerance
-    if not converged.all():
+    if not solved:
         warnings.warn(
             f"Sinkhorn stopped at its cap of {max_iterations} iterations: {int((~converged).sum())} of {batch} problems "
             f"have marginals off by up to {error.max():.1e} (tolerance {tolerance:.1e}, eps {eps:g})",

@@ -210,9 +210,10 @@ def test_alignment_by_paired_distances_in_closed_form():
 def test_a_gpu_is_asked_twice_in_a_solve(scale, monkeypatch):
     """Each answer waits for it. No GPU is needed to see that, nor that a fixed number of steps suffices."""
     cost = squared_distances(*clouds(64, 16, 16, 64, scale=scale, dtype=torch.float32))
-    expected, asked, ask = solve(cost), [], torch.Tensor.__bool__
+    expected, asked, ask, item = solve(cost), [], torch.Tensor.__bool__, torch.Tensor.item
     monkeypatch.setattr(torch.Tensor, "is_cuda", True, raising=False)
     monkeypatch.setattr(torch.Tensor, "__bool__", lambda tensor: asked.append(tensor) or ask(tensor))
+    monkeypatch.setattr(torch.Tensor, "item", lambda tensor: asked.append(tensor) or item(tensor))
     solution = solve(cost)
     assert len(asked) == 2 and solution.converged.all()
     assert torch.allclose(solution.value, expected.value, rtol=1e-4)
