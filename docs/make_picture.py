@@ -20,6 +20,7 @@ sys.path.insert(0, str(DOCS.parent))
 
 import photos  # noqa: E402
 import test  # noqa: E402, the project's test.py
+from Datasets.images import prepare_lr  # noqa: E402
 
 SIZE, GAP, LABELS = 88, 4, 104  # px: a face in the figure, between faces, the column of labels
 OTHERS = {"x4plus_padded": "Real-ESRGAN", "waifu2x": "waifu2x"}  # folder in docs/others -> label
@@ -49,7 +50,7 @@ def sheet(rows: dict[str, list[Image.Image]]) -> Image.Image:
 def main() -> None:
     paths = sorted((DOCS / "faces").glob("*.png"))
     faces = [Image.open(path).convert("RGB") for path in paths]
-    lr_faces = [face.resize((16, 16), Image.Resampling.BICUBIC) for face in faces]  # as test.py does
+    lr_faces = [prepare_lr(face) for face in faces]  # as test.py does
     rows = {"photograph": faces, "LR, 16x16 px": lr_faces}
     rows["bicubic"] = [face.resize((64, 64), Image.Resampling.BICUBIC) for face in lr_faces]
     for other, label in OTHERS.items():
