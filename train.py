@@ -39,7 +39,8 @@ COLUMNS = [
 BEGINNINGS = {"interpolation": f"E and S begin as bicubic interpolation; random under --width {INTERPOLATION_WIDTH}",
               "random": "the reference's"}  # fmt: skip
 CRITIC_LR = 4e-4  # of Adam on D_h; reference
-STRENGTH = 0.6  # of x_s (Datasets/degradations.py); at 1, clean faces lose half a dB
+CLEAN_SHARE = 0.2  # of the faces have alpha 1 where it is random: E and S shall know x_c itself
+EXPOSURE = 0.3  # of x_s (Datasets/degradations.py): a false exposure cannot be told from a dark face, and costs the clean ones
 VERSION_WEIGHTS = 1.0, 0.5  # of E(x_m) and E(x_s) in the alignment, beside alpha of E(x_c) and 1 - alpha of E(x_d)
 SAMPLE_ALPHA = 0.3  # of the mix in sample sheets, where --alpha is random; the paper's
 
@@ -57,14 +58,16 @@ def build_parser() -> utils.Parser:
     parser = training_parser(__doc__, batch_size=16, epochs=3, lr_decay_epochs=2, betas=[0.9, 0.99], ema_decay=0.998,
                              beginnings=BEGINNINGS)  # fmt: skip
     option = parser.option
-    option("alpha", "random", "part of the clean face in the mix, in [0, 1], or random: drawn for each face",
+    option("alpha", "random", "part of the clean face in the mix, in [0, 1], or random: drawn for each face, 1 for a fifth",
            "ours; paper 0.3", type=alpha_value, metavar="X")  # fmt: skip
-    option("synthetic-share", 0.35, "part of the inputs that are x_s, degraded without a network", "ours; paper none")
+    option("synthetic-share", 0.5, "part of the inputs that are x_s, degraded without a network", "ours; paper none")
     option("augment", "framing", "mirror: half of the faces; framing: also turn and enlarge half of them", "ours; paper none",
            choices=AUGMENTATIONS)  # fmt: skip
+    option("batchnorm-iterations", 60, "iterations in which BatchNorm normalises by the batch; then its statistics are frozen; "
+           "0: never", "ours; reference 0")  # fmt: skip
     option("generator-lr", 1e-3, "learning rate of Adam on E and S; 0: only E learns, by the alignment",
            "ours; reference 1e-4")  # fmt: skip
-    option("l1-weight", [30.0, 5.0], "weight of L1 beside the perceptual loss; two numbers: from the run's begin to its end",
+    option("l1-weight", [30.0, 3.0], "weight of L1 beside the perceptual loss; two numbers: from the run's begin to its end",
            "ours; reference 0.5", nargs="+", type=float, metavar="X")  # fmt: skip
     option("adversarial-weight", 0.0, "weight of -D_h(S(E(x))); 0: no critic", "ours; reference 0.05")
     option("alignment-lr", 1e-4, "learning rate of the second Adam on E; 0: no alignment", "ours; reference 1e-6")
@@ -118,8 +121,6 @@ class SuperResolution:
         self.target = None
         if not options.generator_lr:  # S stays: so does the E that it knows, and so do BatchNorm's statistics
             self.target = run.network("target", copy.deepcopy(self.E.module)).evaluating()
-            self.E.evaluating()
-            self.S.evaluating()
 
     def iterate(self, iteration: int, y: torch.Tensor, x_c: torch.Tensor) -> dict[str, torch.Tensor]:
         """One iteration, from 1, with HR faces y and clean LR faces x_c, their bicubic x1/4 -> its terms.
@@ -128,12 +129,18 @@ class SuperResolution:
         """
         run, options = self.run, self.options
         generate = not options.adversarial_weight or iteration % options.critic_updates == 0
+        if not options.generator_lr or 0 < options.batchnorm_iterations < iteration:
+            self.E.evaluating()
+            self.S.evaluating()
         if options.augment != "none":
             y, x_c = augment(y, x_c, run.uniform(UNIFORMS), options.augment)
 
         # 1. Train on a mix of clean and degraded faces
         x_d = self.degrade(x_c, run.normal(DegradationGenerator.noise_channels).to(x_c))
-        alpha = run.uniform(1, 1, 1).to(y) if options.alpha == "random" else y.new_full((len(y), 1, 1, 1), options.alpha)
+        if options.alpha == "random":
+            alpha = (run.uniform(1, 1, 1) / (1 - CLEAN_SHARE)).clamp(max=1).to(y)
+        else:
+            alpha = y.new_full((len(y), 1, 1, 1), options.alpha)
         x = x_m = alpha * x_c + (1 - alpha) * x_d
         x_s = None
         if options.synthetic_share:
@@ -163,7 +170,7 @@ class SuperResolution:
     def degrade_synthetically(self, y: torch.Tensor) -> torch.Tensor:
         """y [N, 3, 64, 64] -> x_s [N, 3, 16, 16], which no network makes: blurred, exposed, noised and compressed."""
         noise = self.run.uniform(degradations.UNIFORMS), self.run.normal(3, LR_SIZE, LR_SIZE)
-        return degradations.degrade(y, *noise, STRENGTH).to(y.dtype)
+        return degradations.degrade(y, *noise, exposure=EXPOSURE).to(y.dtype)
 
     def update_critic(self, sr: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
         """D_h learns to tell S(E(x)) from y: WGAN-GP."""
@@ -212,7 +219,7 @@ class SuperResolution:
         degraded = self.degrade(clean, torch.randn(len(clean), DegradationGenerator.noise_channels, generator=noise).to(clean))
         alpha = SAMPLE_ALPHA if self.options.alpha == "random" else self.options.alpha
         inputs = {"clean": clean, "degraded": degraded, "mixed": alpha * clean + (1 - alpha) * degraded}
-        inputs |= {"synthetic": degradations.degrade_at_random(target, noise, STRENGTH), "real LR": real}
+        inputs |= {"synthetic": degradations.degrade_at_random(target, noise, exposure=EXPOSURE), "real LR": real}
         with run.evaluating() as (E, S):
             outputs = {kind: S(E(faces)) for kind, faces in inputs.items()}
         *kinds, _ = inputs

@@ -32,12 +32,12 @@ def draw_degradations(count: int, generator: torch.Generator) -> tuple[Tensor, T
 
 
 @torch.no_grad()
-def degrade(y: Tensor, uniform: Tensor, normal: Tensor, strength: float = 1.0) -> Tensor:
+def degrade(y: Tensor, uniform: Tensor, normal: Tensor, strength: float = 1.0, exposure: float = 1.0) -> Tensor:
     """Random blur, bicubic reduction, exposure, noise and JPEG, in this order; a face's blur and exposure are strong together.
 
     y: HR faces [N, 3, 64, 64] in [-1, 1], on any device. uniform, normal: as `draw_degradations` gives them. strength: how far
-    each part may go; 0: a blur of 0.3 px and JPEG of quality 95 at most, 1: the constants above, more: further. A face depends
-    on its own random numbers alone, not on its batch.
+    each part may go; 0: a blur of 0.3 px and JPEG of quality 95 at most, 1: the constants above, more: further. exposure: a
+    factor on how far the exposure may go. A face depends on its own random numbers alone, not on its batch.
     Returns x_s [N, 3, 16, 16] in [-1, 1], fp32, on y's device; its values are those of 8-bit pictures, and no gradient passes.
     """
     uniform, normal = uniform.to(y.device), normal.to(y.device)
@@ -47,6 +47,7 @@ def degrade(y: Tensor, uniform: Tensor, normal: Tensor, strength: float = 1.0) -
     ratio = torch.exp(ANISOTROPY * signed(ratio))
     faces = reduction(sigma * ratio)[:, None] @ y.float() @ reduction(sigma / ratio)[:, None].mT
     faces = (faces + 1) * 127.5
+    severity = exposure * severity
     factor = torch.exp(severity[:, None] * (GAIN * signed(gain)[:, None] + TINT * signed(torch.stack(tint, dim=1))))
     shift = OFFSET * severity * signed(offset)
     grain = strength * NOISE * noise.square()
@@ -58,9 +59,9 @@ def degrade(y: Tensor, uniform: Tensor, normal: Tensor, strength: float = 1.0) -
     return torch.from_numpy(pictures).to(y.device).permute(0, 3, 1, 2).float().contiguous() / 127.5 - 1
 
 
-def degrade_at_random(y: Tensor, generator: torch.Generator, strength: float = 1.0) -> Tensor:
+def degrade_at_random(y: Tensor, generator: torch.Generator, strength: float = 1.0, exposure: float = 1.0) -> Tensor:
     """`degrade` with random numbers from a generator: y [N, 3, 64, 64] in [-1, 1] -> x_s [N, 3, 16, 16] in [-1, 1]."""
-    return degrade(y, *draw_degradations(len(y), generator), strength)
+    return degrade(y, *draw_degradations(len(y), generator), strength, exposure)
 
 
 def signed(uniform: Tensor) -> Tensor:

@@ -36,10 +36,10 @@ IDLE = {"severity": 0.0, "blur": 0.0, "ratio": 0.5, "gain": 0.5, "offset": 0.5, 
         "noise": 0.0, "compressed": 0.99, "quality": 0.0}  # fmt: skip
 
 
-def degrade_by(y, **numbers):
+def degrade_by(y, exposure=1.0, **numbers):
     uniform = torch.tensor([list({**IDLE, **numbers}.values())]).expand(len(y), -1)
     assert uniform.shape[1] == degradations.UNIFORMS
-    return (degradations.degrade(y, uniform, torch.randn(len(y), 3, 16, 16)) + 1) * 127.5
+    return (degradations.degrade(y, uniform, torch.randn(len(y), 3, 16, 16), exposure=exposure) + 1) * 127.5
 
 
 def test_an_idle_degradation_is_pillows_reduction_and_strength_0_nearly_so():
@@ -65,6 +65,8 @@ def test_the_random_exposure_tint_noise_and_jpeg():
     plain = degrade_by(y, severity=1.0)
     dark = degrade_by(y, severity=1.0, gain=0.0)
     assert (dark - np.exp(-degradations.GAIN) * plain).abs().max() <= 1
+    less = degrade_by(y, severity=1.0, gain=0.0, exposure=0.3)
+    assert (less - np.exp(-0.3 * degradations.GAIN) * plain).abs().max() <= 1
     assert (degrade_by(y, severity=1.0, offset=0.0) - (plain - degradations.OFFSET).clamp(min=0)).abs().max() <= 1
     tinted = degrade_by(y, severity=1.0, green=0.0)
     assert torch.equal(tinted[:, 0], plain[:, 0]) and torch.equal(tinted[:, 2], plain[:, 2])

@@ -44,7 +44,8 @@ from training.run import Run
 from training.state import warmed_up_ema
 
 WIDTH, BATCH = 8, 4  # of the comparison
-OURS = ["--adversarial-weight", "0.05", "--critic-updates", "5", "--augment", "mirror", "--ot-start-epoch", "2"]
+OURS = ["--adversarial-weight", "0.05", "--critic-updates", "5", "--augment", "mirror", "--ot-start-epoch", "2",
+        "--batchnorm-iterations", "7"]  # fmt: skip
 
 
 def make_run(name, module, tmp_path, dtype, *options):
@@ -112,18 +113,20 @@ class PlainSuperResolution:
             flip = (run.uniform(6)[:, 0] < 0.5).view(-1, 1, 1, 1)
             y, x_c = torch.where(flip, y.flip(3), y), torch.where(flip, x_c.flip(3), x_c)
         x_d = self.G(x_c, run.normal(16).to(x_c)).detach().clamp(-1, 1)
-        alpha = run.uniform().to(y) if options.alpha == "random" else y.new_full((len(y),), options.alpha)
+        alpha = (run.uniform() / 0.8).clamp(max=1).to(y) if options.alpha == "random" else y.new_full((len(y),), options.alpha)
         a = alpha.view(-1, 1, 1, 1)
         x = x_m = a * x_c + (1 - a) * x_d
         x_s = None
         if options.synthetic_share:
-            x_s = train.degradations.degrade(y, run.uniform(11), run.normal(3, 16, 16), 0.6).to(y)
+            x_s = train.degradations.degrade(y, run.uniform(11), run.normal(3, 16, 16), exposure=0.3).to(y)
             x = torch.where(run.uniform().view(-1, 1, 1, 1) < options.synthetic_share, x_s, x_m)
         return y, x_c, x_d, x_m, x_s, x, alpha
 
     def iterate(self, iteration, y, x_c):
         run, options = self.stage.run, self.stage.options
         y, x_c, x_d, x_m, x_s, x, alpha = self.inputs(y, x_c)
+        if 0 < options.batchnorm_iterations < iteration:
+            self.E.eval(), self.S.eval()
         features = self.E(x)
         sr = self.S(features)
         terms = critic_update(self.adam_D, self.D, sr, y, run.uniform().to(y))
