@@ -63,8 +63,8 @@ def build_parser() -> utils.Parser:
     option("synthetic-share", 0.5, "part of the inputs that are x_s, degraded without a network", "ours; paper none")
     option("augment", "framing", "mirror: half of the faces; framing: also turn and enlarge half of them", "ours; paper none",
            choices=AUGMENTATIONS)  # fmt: skip
-    option("batchnorm-iterations", 60, "iterations in which BatchNorm normalises by the batch; then its statistics are frozen; "
-           "0: never", "ours; reference 0")  # fmt: skip
+    option("batchnorm-iterations", 60, "iterations in which BatchNorm normalises by the batch; then its statistics are "
+           "frozen; 0: never, as networks that begin at random need", "ours; reference 0")  # fmt: skip
     option("generator-lr", 1e-3, "learning rate of Adam on E and S; 0: only E learns, by the alignment",
            "ours; reference 1e-4")  # fmt: skip
     option("l1-weight", [30.0, 3.0], "weight of L1 beside the perceptual loss; two numbers: from the run's begin to its end",
@@ -119,7 +119,7 @@ class SuperResolution:
         if options.alignment_lr:
             self.adam_E = run.optimizer("alignment", adam(self.E.parameters(), options.alignment_lr))
         self.target = None
-        if not options.generator_lr:  # S stays: so does the E that it knows, and so do BatchNorm's statistics
+        if not options.generator_lr:  # S stays, and so does the E that it knows
             self.target = run.network("target", copy.deepcopy(self.E.module)).evaluating()
 
     def iterate(self, iteration: int, y: torch.Tensor, x_c: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -129,7 +129,7 @@ class SuperResolution:
         """
         run, options = self.run, self.options
         generate = not options.adversarial_weight or iteration % options.critic_updates == 0
-        if not options.generator_lr or 0 < options.batchnorm_iterations < iteration:
+        if not options.generator_lr or 0 < options.batchnorm_iterations < iteration:  # else a batch tints its faces
             self.E.evaluating()
             self.S.evaluating()
         if options.augment != "none":
