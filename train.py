@@ -63,11 +63,11 @@ def build_parser() -> utils.Parser:
     option("synthetic-share", 0.5, "part of the inputs that are x_s, degraded without a network", "ours; paper none")
     option("augment", "framing", "mirror: half of the faces; framing: also turn and enlarge half of them", "ours; paper none",
            choices=AUGMENTATIONS)  # fmt: skip
-    option("batchnorm-iterations", 60, "iterations in which BatchNorm normalises by the batch; then its statistics are "
-           "frozen; 0: never, as networks that begin at random need", "ours; reference 0")  # fmt: skip
+    option("batchnorm-epochs", 2, "epochs in which BatchNorm normalises by the batch; then its statistics are frozen; 0: all",
+           "ours; reference 0")  # fmt: skip
     option("generator-lr", 1e-3, "learning rate of Adam on E and S; 0: only E learns, by the alignment",
            "ours; reference 1e-4")  # fmt: skip
-    option("l1-weight", [30.0, 3.0], "weight of L1 beside the perceptual loss; two numbers: from the run's begin to its end",
+    option("l1-weight", [30.0, 5.0], "weight of L1 beside the perceptual loss; two numbers: from the run's begin to its end",
            "ours; reference 0.5", nargs="+", type=float, metavar="X")  # fmt: skip
     option("adversarial-weight", 0.0, "weight of -D_h(S(E(x))); 0: no critic", "ours; reference 0.05")
     option("alignment-lr", 1e-4, "learning rate of the second Adam on E; 0: no alignment", "ours; reference 1e-6")
@@ -129,7 +129,7 @@ class SuperResolution:
         """
         run, options = self.run, self.options
         generate = not options.adversarial_weight or iteration % options.critic_updates == 0
-        if not options.generator_lr or 0 < options.batchnorm_iterations < iteration:  # else a batch tints its faces
+        if not options.generator_lr or 0 < options.batchnorm_epochs < run.epoch(iteration):
             self.E.evaluating()
             self.S.evaluating()
         if options.augment != "none":

@@ -36,9 +36,9 @@ for SEED in $SEEDS; do
             degraded) train "$ROW" "$SEED" 80 --alpha 0 --synthetic-share 0 --alignment-lr 0 ;;
             clean) train "$ROW" "$SEED" 80 --alpha 1 --synthetic-share 0 --alignment-lr 0 ;;
             no_x_s) train "$ROW" "$SEED" 72 --synthetic-share 0 --ot-start-epoch 3 ;;
-            random) train "$ROW" "$SEED" 72 --ot-start-epoch 3 --initial-weights random --batchnorm-iterations 0 ;;
+            random) train "$ROW" "$SEED" 72 --ot-start-epoch 3 --initial-weights random ;;
             # BatchNorm by the batch throughout, as in the reference
-            batchnorm) train "$ROW" "$SEED" 72 --ot-start-epoch 3 --batchnorm-iterations 0 ;;
+            batchnorm) train "$ROW" "$SEED" 72 --ot-start-epoch 3 --batchnorm-epochs 0 ;;
             # How much PSNR goes through 4x4x64 features
             upper_bound) train "$ROW" "$SEED" 80 --alpha 1 --synthetic-share 0 --alignment-lr 0 --l1-weight 1000 ;;
             *) echo "no row $ROW" >&2; exit 2 ;;

@@ -21,7 +21,7 @@ COMMON=(--data demo/data --out demo --width 16 --save-every 400)
 
 # Stage 2: without the alignment, which needs far more updates to be of use.
 "$PYTHON" train.py "${COMMON[@]}" --alignment-lr 0 --vgg-weights random --batch-size 8 --l1-weight 4 --generator-lr 2e-3 \
-    --augment none --ema-decay 0.99 --batchnorm-iterations 0 --epochs 4 --steps-per-epoch 200
+    --augment none --ema-decay 0.99 --epochs 4 --steps-per-epoch 200
 
 "$PYTHON" test.py --weights demo/sr.pth --output demo/Results --compare
 

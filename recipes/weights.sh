@@ -9,9 +9,9 @@
 # One public set gives both: python Datasets/make_faces.py --wider WIDER --resize 64 --out DATA
 # Run the same command again to go on after an interruption. docs/RESULTS.md says which faces the shipped weights have seen.
 #
-# Minutes on one core with bf16 (AMD EPYC, avx512_bf16), and what the logs say at the end:
+# Minutes on two cores with bf16 (AMD EPYC, avx512_bf16; stage 1 on one), and what the logs say at the end:
 #   stage 1   17   psnr_degraded 19 to 20
-#   stage 2   94   psnr_clean 24.3 on photographs' faces; l1_loss 0.12, perceptual_loss 0.44
+#   stage 2   MINUTES   psnr_clean CLEAN on photographs' faces; l1_loss L1, perceptual_loss PERC
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python}
@@ -21,7 +21,7 @@ STAGE1=$DATA
 
 "$PYTHON" train_h2l.py --data "$STAGE1" --resize 64 --crop 64 --out "$OUT" --epochs 4 --steps-per-epoch 600 --lr-decay 0.5 \
     --critic-updates 3 --save-every 200
-"$PYTHON" train.py --data "$DATA" --resize 64 --crop 64 --out "$OUT" --epochs 3 --steps-per-epoch 970 --save-every 194 \
+"$PYTHON" train.py --data "$DATA" --resize 64 --crop 64 --out "$OUT" --epochs 3 --steps-per-epoch 2000 --save-every 200 \
     --vgg-weights "${VGG:-imagenet}"
 
 TERMS=(--trained-on "${TRAINED_ON:-faces of $DATA}" --licence "${LICENCE:-as the faces}")

@@ -45,7 +45,7 @@ from training.state import warmed_up_ema
 
 WIDTH, BATCH = 8, 4  # of the comparison
 OURS = ["--adversarial-weight", "0.05", "--critic-updates", "5", "--augment", "mirror", "--ot-start-epoch", "2",
-        "--batchnorm-iterations", "7"]  # fmt: skip
+        "--batchnorm-epochs", "1"]  # fmt: skip
 
 
 def make_run(name, module, tmp_path, dtype, *options):
@@ -125,7 +125,7 @@ class PlainSuperResolution:
     def iterate(self, iteration, y, x_c):
         run, options = self.stage.run, self.stage.options
         y, x_c, x_d, x_m, x_s, x, alpha = self.inputs(y, x_c)
-        if 0 < options.batchnorm_iterations < iteration:
+        if 0 < options.batchnorm_epochs < run.epoch(iteration):
             self.E.eval(), self.S.eval()
         features = self.E(x)
         sr = self.S(features)
@@ -411,8 +411,7 @@ def test_both_stages_learn_eight_faces_by_heart(demo_data, tmp_path):
     h2l = pd.read_csv(tmp_path / "train_h2l.csv")
     assert h2l["pixel_loss"].dropna()[-5:].mean() < 0.8 * h2l["pixel_loss"].dropna()[:3].mean()
     options = ["--vgg-weights", "random", "--generator-lr", 3e-3, "--steps-per-epoch", 150, "--augment", "none", "--alpha", 1,
-               "--synthetic-share", 0, "--l1-weight", 30, "--ema-decay", 0.9, "--initial-weights", "random",
-               "--batchnorm-iterations", 0]  # fmt: skip
+               "--synthetic-share", 0, "--l1-weight", 30, "--ema-decay", 0.9, "--initial-weights", "random"]  # fmt: skip
     main(train, *h2l_options(data, tmp_path, *tiny, *options))
     sr = pd.read_csv(tmp_path / "train.csv")
     assert sr["l1_loss"][-5:].mean() < 0.25 * sr["l1_loss"][:3].mean()
