@@ -63,8 +63,6 @@ def build_parser() -> utils.Parser:
     option("synthetic-share", 0.5, "part of the inputs that are x_s, degraded without a network", "ours; paper none")
     option("augment", "framing", "mirror: half of the faces; framing: also turn and enlarge half of them", "ours; paper none",
            choices=AUGMENTATIONS)  # fmt: skip
-    option("batchnorm-epochs", 2, "epochs in which BatchNorm normalises by the batch; then its statistics are frozen; 0: all",
-           "ours; reference 0")  # fmt: skip
     option("generator-lr", 1e-3, "learning rate of Adam on E and S; 0: only E learns, by the alignment",
            "ours; reference 1e-4")  # fmt: skip
     option("l1-weight", [30.0, 5.0], "weight of L1 beside the perceptual loss; two numbers: from the run's begin to its end",
@@ -119,8 +117,10 @@ class SuperResolution:
         if options.alignment_lr:
             self.adam_E = run.optimizer("alignment", adam(self.E.parameters(), options.alignment_lr))
         self.target = None
-        if not options.generator_lr:  # S stays, and so does the E that it knows
+        if not options.generator_lr:  # S stays: so does the E that it knows, and so do BatchNorm's statistics
             self.target = run.network("target", copy.deepcopy(self.E.module)).evaluating()
+            self.E.evaluating()
+            self.S.evaluating()
 
     def iterate(self, iteration: int, y: torch.Tensor, x_c: torch.Tensor) -> dict[str, torch.Tensor]:
         """One iteration, from 1, with HR faces y and clean LR faces x_c, their bicubic x1/4 -> its terms.
@@ -129,9 +129,6 @@ class SuperResolution:
         """
         run, options = self.run, self.options
         generate = not options.adversarial_weight or iteration % options.critic_updates == 0
-        if not options.generator_lr or 0 < options.batchnorm_epochs < run.epoch(iteration):
-            self.E.evaluating()
-            self.S.evaluating()
         if options.augment != "none":
             y, x_c = augment(y, x_c, run.uniform(UNIFORMS), options.augment)
 

@@ -12,7 +12,7 @@ PYTHON=${PYTHON:-python}
 DATA=$1 TEST=$2 OUT=${OUT:-runs/ablations}
 shift 2
 ROWS=("$@")
-((${#ROWS[@]})) || ROWS=(without equal_faces late throughout reference reference_fast degraded clean no_x_s random batchnorm upper_bound)
+((${#ROWS[@]})) || ROWS=(without equal_faces late throughout reference reference_fast degraded clean no_x_s random upper_bound)
 SEEDS=${SEEDS:-0 1}
 FRAMING=(--resize 64 --crop 64)
 COMMON=(--data "$DATA" "${FRAMING[@]}" --vgg-weights "${VGG:-imagenet}" --h2l weights/h2l.pth --epochs 4)
@@ -37,8 +37,6 @@ for SEED in $SEEDS; do
             clean) train "$ROW" "$SEED" 80 --alpha 1 --synthetic-share 0 --alignment-lr 0 ;;
             no_x_s) train "$ROW" "$SEED" 72 --synthetic-share 0 --ot-start-epoch 3 ;;
             random) train "$ROW" "$SEED" 72 --ot-start-epoch 3 --initial-weights random ;;
-            # BatchNorm by the batch throughout, as in the reference
-            batchnorm) train "$ROW" "$SEED" 72 --ot-start-epoch 3 --batchnorm-epochs 0 ;;
             # How much PSNR goes through 4x4x64 features
             upper_bound) train "$ROW" "$SEED" 80 --alpha 1 --synthetic-share 0 --alignment-lr 0 --l1-weight 1000 ;;
             *) echo "no row $ROW" >&2; exit 2 ;;
