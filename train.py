@@ -1,7 +1,7 @@
 """Stage 2: train the feature extractor E and the SR decoder S on clean and degraded LR faces.
 
     python train.py --data Datasets --out Trained_Models                        # after train_h2l.py
-    python train.py --initial-weights sr.pth --generator-lr 0                   # align a trained network, E alone
+    python train.py --initial-weights sr.pth --generator-lr 0 --out aligned     # align a trained network, E alone
     python train.py --vgg-weights random --width 16 --h2l demo/h2l.pth          # a smoke run
     torchrun --nproc_per_node=4 train.py --batch-size 64                        # four GPUs
 
@@ -86,7 +86,8 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f"--synthetic-share {options.synthetic_share}: must be in [0, 1]")
     if len(options.l1_weight) > 2 or min(options.l1_weight) <= 0 < len(options.l1_weight) - 1:
         parser.error(f"--l1-weight {' '.join(map(str, options.l1_weight))}: give one number, or two above 0")
-    if not options.generator_lr and (options.initial_weights in BEGINNINGS or options.adversarial_weight):
+    trained = options.initial_weights not in BEGINNINGS
+    if not options.generator_lr and not (trained and options.alignment_lr and not options.adversarial_weight):
         parser.error("--generator-lr 0 aligns a trained network, without a critic: name it with --initial-weights")
     with exclusive(options.out, "sr"), utils.explain_out_of_memory(options.batch_size):
         train(options, given)
@@ -108,14 +109,14 @@ class SuperResolution:
         if options.initial_weights not in BEGINNINGS:
             run.load_initial_weights()
         adam = functools.partial(torch.optim.Adam, betas=options.betas, fused=True)
-        if options.adversarial_weight:
-            self.D = run.network("critic", HRCritic(options.width))
-            self.adam_D = run.optimizer("critic", adam(self.D.parameters(), CRITIC_LR))
         if options.generator_lr:
             parameters = [*self.E.parameters(), *self.S.parameters()]
             self.adam_ES = run.optimizer("generator", adam(parameters, options.generator_lr))
         if options.alignment_lr:
             self.adam_E = run.optimizer("alignment", adam(self.E.parameters(), options.alignment_lr))
+        if options.adversarial_weight:
+            self.D = run.network("critic", HRCritic(options.width))
+            self.adam_D = run.optimizer("critic", adam(self.D.parameters(), CRITIC_LR))
         self.target = None
         if not options.generator_lr:  # S stays: so does the E that it knows, and so do BatchNorm's statistics
             self.target = run.network("target", copy.deepcopy(self.E.module)).evaluating()
@@ -155,7 +156,7 @@ class SuperResolution:
             terms |= self.update_generator(iteration, sr, y)
 
         # 3. Smooth features
-        if generate and options.alignment_lr and run.epoch(iteration) >= options.ot_start_epoch:
+        if generate and options.alignment_lr and (sr is None or run.epoch(iteration) >= options.ot_start_epoch):
             terms |= self.update_alignment(alpha.flatten(), features.detach(), x_c, x_d, x_m, x_s)
         return terms
 

@@ -346,7 +346,7 @@ def test_a_trained_network_is_aligned_by_e_alone(demo_data, h2l, lively, tmp_pat
     content = {"width": 8, "settings": {}, "weights": {"generator": generator.state_dict()}}
     utils.save_checkpoint(tmp_path / "h2l.pth", "h2l", content)
     options = h2l_options(demo_data, tmp_path / "out", "--h2l", tmp_path / "h2l.pth", "--width", 8, "--generator-lr", 0)
-    options += ["--initial-weights", str(lively), "--alignment-lr", "1e-3", "--ot-start-epoch", "1", "--ema-decay", "0.9"]
+    options += ["--initial-weights", str(lively), "--alignment-lr", "1e-3", "--ema-decay", "0.9"]
     options += ["--steps-per-epoch", "60", "--epochs", "1", "--vgg-weights", "nowhere.pth", "--augment", "none"]
     options += ["--alpha", "0.3", "--synthetic-share", "0"]  # random ones would hide in noise what is learnt
     main(train, *options, "--max-steps", 30)
@@ -675,6 +675,7 @@ def test_out_of_memory_names_the_batch_size(error):
         (train, ["--synthetic-share", "2"], "--synthetic-share 2.0: must be in [0, 1]"),
         (train, ["--l1-weight", "3", "0"], "give one number, or two above 0"),
         (train, ["--generator-lr", "0"], "--initial-weights"),
+        (train, ["--generator-lr", "0", "--initial-weights", "sr.pth", "--alignment-lr", "0"], "aligns a trained network"),
     ],
 )
 def test_bad_options(module, options, reason, capsys):

@@ -197,7 +197,7 @@ class Run:
         """
         self._start(len(hr))
         if self.state.iteration >= self.stop_at:
-            self.say(f"the run is complete after {self.state.iteration} iterations; --epochs or --max-steps make it longer")
+            self.say(f"the run is complete after {self.state.iteration} iterations; a larger --epochs or --max-steps makes it longer")
         options, cuda = self.options, self.device.type == "cuda"
         indices = BatchIndices(
             len(hr), len(lr or hr), options.batch_size, options.seed, self.state.iteration, self.stop_at, self.rank, self.world
@@ -217,7 +217,7 @@ class Run:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
         of = "" if self.stop_at == self.total else f" of {self.total} (--max-steps)"
-        self.say(f"done: {self.stop_at} iterations{of}; weights in {self.out / self.name}.pth")
+        self.say(f"done: {self.state.iteration} iterations{of}; weights in {self.out / self.name}.pth")
 
     def _start(self, faces: int) -> None:
         """Lay out the run's length, and load the saved state if there is one."""
