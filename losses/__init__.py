@@ -1,6 +1,6 @@
 """The losses of the method, one formula a function."""
 
-from .alignment import alignment_loss, feature_points, paired_distance, scaled_alignment_loss, spread
+from .alignment import alignment_loss, feature_points, scaled_alignment_loss, spread
 from .perceptual import PerceptualLoss
 from .sinkhorn import sinkhorn_distance
 from .wasserstein import adversarial_loss, critic_terms, gradient_penalty
@@ -12,7 +12,6 @@ __all__ = [
     "critic_terms",
     "feature_points",
     "gradient_penalty",
-    "paired_distance",
     "scaled_alignment_loss",
     "sinkhorn_distance",
     "spread",

@@ -1,6 +1,6 @@
 """The alignment of features: E(x_c) and E(x_d) are pulled towards E(x_m), the paper's smooth features."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -13,60 +13,37 @@ def feature_points(features: Tensor) -> Tensor:
     return features.flatten(2).mT
 
 
-def paired_distance(x: Tensor, y: Tensor) -> Tensor:
-    """Mean over i of |x_i - y_i|^2, of x and y [B, n, d] -> [B], in fp32 at least.
-
-    The transport cost of the plan that matches each point with that of the same position. It is
-    at least that of the optimal plan, which W takes.
-    """
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    return (x.to(dtype) - y.to(dtype)).square().sum(dim=2).mean(dim=1)
-
-
-def alignment_loss(
-    clean: Tensor,
-    degraded: Tensor,
-    mixed: Tensor,
-    alpha: float | Tensor = 0.3,
-    distance: Callable[[Tensor, Tensor], Tensor] = sinkhorn_distance,
-) -> Tensor:
+def alignment_loss(clean: Tensor, degraded: Tensor, mixed: Tensor, alpha: float | Tensor = 0.3) -> Tensor:
     """alpha * W(E(x_c), E(x_m)) + (1 - alpha) * W(E(x_d), E(x_m)), the batch mean, a scalar.
 
     clean, degraded, mixed: features [N, C, H, W] of one network; mixed is the target and gets no
-    gradient. alpha: one number, or one for each face [N]. distance: W, of points [B, n, d] and
-    [B, n, d] -> [B]: `sinkhorn_distance` or `paired_distance`. It is called once, for all 2 N
-    problems together: half the kernels on a GPU, two thirds of the time on a CPU.
+    gradient. alpha: one number, or one for each face [N]. All 2 N problems are solved together:
+    half the kernels on a GPU, two thirds of the time on a CPU.
     """
     points = torch.cat([feature_points(clean), feature_points(degraded)])
     target = feature_points(mixed.detach())
-    to_clean, to_degraded = distance(points, torch.cat([target, target])).chunk(2)
+    to_clean, to_degraded = sinkhorn_distance(points, torch.cat([target, target])).chunk(2)
     return (alpha * to_clean + (1 - alpha) * to_degraded).mean()
 
 
 def spread(target: Tensor) -> Tensor:
     """The mean squared distance between the features of two different faces, at the same position; a scalar.
 
-    target: [N, C, H, W], N >= 2. The mean over all pairs is twice the variance. Raises ValueError for one face.
+    target: [N, C, H, W], N >= 2. The mean over all pairs is twice the variance.
     """
-    if len(target) < 2:
-        raise ValueError("the alignment needs 2 faces at least: the distance between faces is its unit")
     dtype = torch.promote_types(target.dtype, torch.float32)
     return 2 * feature_points(target).to(dtype).var(dim=0).sum(dim=-1).mean()
 
 
-def scaled_alignment_loss(
-    versions: Tensor, target: Tensor, weights: Sequence[float | Tensor],
-    distance: Callable[[Tensor, Tensor], Tensor] = sinkhorn_distance,
-) -> Tensor:  # fmt: skip
+def scaled_alignment_loss(versions: Tensor, target: Tensor, weights: Sequence[float | Tensor]) -> Tensor:
     """The sum over k of w_k * W(E(x_k), T(x_m)), the batch mean, over the target's spread; a scalar.
 
     versions: features [K*N, C, H, W] of K versions of N faces, all of one version together.
-    target: T(x_m) [N, C, H, W]; it gets no gradient. weights: w_1 ... w_K or more, each a number or one for each face [N].
-    distance: as for `alignment_loss`, called once. A loss of 1 would mean that versions of one face differ as much as
-    faces do. Raises ValueError for fewer than 2 faces, which have no spread.
+    target: T(x_m) [N, C, H, W]; it gets no gradient. weights: w_1 ... w_K, each a number or one for each face [N].
+    At a loss of their sum, versions of one face differ as much as faces do.
     """
     target = target.detach()
     count = len(versions) // len(target)
-    distances = distance(feature_points(versions), feature_points(target).repeat(count, 1, 1))
+    distances = sinkhorn_distance(feature_points(versions), feature_points(target).repeat(count, 1, 1))
     weighted = [weight * part for weight, part in zip(weights, distances.chunk(count))]
     return sum(weighted).mean() / spread(target)

@@ -31,24 +31,20 @@ import torch
 from torch import Tensor
 
 FIRST_STAGE = 40.0  # the largest cost in units of the first stage's eps: exp(-40) is well within fp32
-STAGE_STEPS = 100  # at most so many in an eps-scaling stage before the last; 1 or 2 are usual
+STAGE_STEPS = 100  # the cap of an eps-scaling stage before the last; 1 or 2 are usual
 GPU_STAGE_STEPS, GPU_LAST_STEPS = 4, 8  # without a look at the error: each look waits for the GPU
-NEWTON_TRUST = 3.0  # a Newton step moves no potential by more than so many eps: the plan by a factor of e^3
+NEWTON_TRUST = 3.0  # a Newton step moves no potential by more than this many eps: the plan by a factor of e^3
 
 
 class SinkhornSolution(NamedTuple):
     """What `solve` found for a batch of B problems of n by m points.
 
-    plan: [B, n, m], total 1. f: [B, n] and g: [B, m], the potentials, in units of the cost. value: [B], W above.
-    marginal_error: [B], L1 distance of the plan's row sums from 1/n (its column sums are exact but for rounding).
-    iterations: of all stages together. converged: [B], whether the marginal error reached the tolerance.
+    plan: [B, n, m], total 1. value: [B], W above. iterations: of all stages together. converged: [B], whether the L1
+    distance of the plan's row sums from 1/n reached the tolerance (its column sums are exact but for rounding).
     """
 
     plan: Tensor
-    f: Tensor
-    g: Tensor
     value: Tensor
-    marginal_error: Tensor
     iterations: int
     converged: Tensor
 
@@ -71,16 +67,12 @@ def solve(cost: Tensor, eps: float = 1e-3, tolerance: float | None = None, max_i
 
     cost: [B, n, m], fp32 or float64, finite, not negative. eps: in units of the cost, the same for the whole batch.
     tolerance: L1 error of the row sums at which a problem counts as solved; 1e-4 in fp32 and 1e-6 in float64 if None.
-    max_iterations: the cap of the last stage. A problem that is not solved by then is reported by a RuntimeWarning
+    max_iterations: the cap, looked at in the last stage. A problem that is not solved by then is reported by a RuntimeWarning
     and by `converged`.
 
-    A problem with a cost that is not finite gets NaN at once. Raises ValueError for eps <= 0 or an empty problem.
+    A problem with a cost that is not finite gets NaN for its value and plan.
     """
     batch, n, m = cost.shape
-    if eps <= 0:
-        raise ValueError(f"Sinkhorn: eps is {eps:g}; it must be positive")
-    if min(batch, n, m) == 0:
-        raise ValueError(f"Sinkhorn: a cost of shape {tuple(cost.shape)} has no points")
     largest = cost.amax(dim=(1, 2), keepdim=True)
     lost = ~torch.isfinite(largest)
     cost, largest = cost.masked_fill(lost, 0), largest.masked_fill(lost, 0)
@@ -94,7 +86,7 @@ def solve(cost: Tensor, eps: float = 1e-3, tolerance: float | None = None, max_i
     iterations = 0
 
     def iterate(stage_eps: Tensor, steps: int, enough: float) -> tuple[Tensor, Tensor]:
-        """Absorb so many steps into the residual; the plan and its row errors."""
+        """Absorb `steps` steps into the residual; the plan and its row errors."""
         nonlocal residual, f, g, iterations
         u, v, plan, error, used = _iterate(residual, stage_eps, steps, enough)
         residual, f, g, iterations = residual - u - v, f + u, g + v, iterations + used
@@ -120,11 +112,11 @@ def solve(cost: Tensor, eps: float = 1e-3, tolerance: float | None = None, max_i
         )
     value = f.mean(dim=(1, 2)) + g.mean(dim=(1, 2)) - eps * (plan.sum(dim=(1, 2)) - 1)
     value, plan = value.masked_fill(lost[:, 0, 0], math.nan), plan.masked_fill(lost, math.nan)
-    return SinkhornSolution(plan, f[:, :, 0], g[:, 0], value, error, iterations, converged)
+    return SinkhornSolution(plan, value, iterations, converged)
 
 
 def _iterate(residual: Tensor, eps: Tensor, steps: int, enough: float) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
-    """At most so many of Newton's steps, or Sinkhorn's, on the residual cost [B, n, m] at one eps a problem ([B, 1, 1]).
+    """At most `steps` Newton or Sinkhorn steps on the residual cost [B, n, m] at one eps a problem ([B, 1, 1]).
 
     enough: the row error at which they end, except on a GPU. Returns what they add to the potentials, u [B, n, 1] and
     v [B, 1, m], the plan [B, n, m], its row errors [B], and how many steps there were.

@@ -22,7 +22,7 @@ def critic_terms(critic: Critic, fake: Tensor, real: Tensor, mix: Tensor) -> dic
     Wasserstein-1 distance. Fake and real samples share a batch: the critics do not normalise over it.
     """
     fake_scores, real_scores = critic(torch.cat([fake, real])).chunk(2)
-    wasserstein, penalty = _mean(real_scores) - _mean(fake_scores), gradient_penalty(critic, real, fake, mix)
+    wasserstein, penalty = _mean(real_scores) - _mean(fake_scores), gradient_penalty(critic, fake, real, mix)
     loss = GRADIENT_PENALTY_WEIGHT * penalty - wasserstein
     return {"critic_loss": loss, "wasserstein": wasserstein, "gradient_penalty": penalty}
 
@@ -32,10 +32,10 @@ def adversarial_loss(fake_scores: Tensor) -> Tensor:
     return -_mean(fake_scores)
 
 
-def gradient_penalty(critic: Critic, real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
+def gradient_penalty(critic: Critic, fake: Tensor, real: Tensor, mix: Tensor) -> Tensor:
     """(|grad D(x)| - 1)^2 at x = mix * real + (1 - mix) * fake, batch mean; the norm is taken in x's dtype.
 
-    real, fake: [N, 3, H, W], fp32 or float64, without a graph. mix: [N], uniform in [0, 1], one for each sample (the
+    fake, real: [N, 3, H, W], fp32 or float64, without a graph. mix: [N], uniform in [0, 1], one for each sample (the
     reference draws one for the batch).
     """
     mix = mix[:, None, None, None]

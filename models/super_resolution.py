@@ -6,7 +6,7 @@ from torch.nn import functional
 
 HR_SIZE = 64  # px, the side of an HR face
 LR_SIZE = 16  # px, the side of an LR face
-INTERPOLATION_WIDTH = 48  # channels that the 4x4 px of a tile of the LR face take
+INTERPOLATION_WIDTH = 48  # channels that 4x4 px of 3 colours take
 MEAN, DEVIATION = (0.10, -0.14, -0.28), (0.52, 0.46, 0.44)  # of the channels of HR faces in [-1, 1]
 
 
@@ -139,7 +139,7 @@ class Decoder(nn.Module):
 
 
 def begin_with(layer: nn.Module, weight: Tensor) -> None:
-    """Make the first outputs of a convolution `weight` [out, in, k, k] of its first inputs, and nothing else's.
+    """Make a convolution's first outputs depend on its first inputs alone, by `weight` [out, in, k, k].
 
     A PReLU behind it begins as the identity.
     """
@@ -158,10 +158,8 @@ def begin_as_interpolation(E: FeatureExtractor, S: Decoder) -> None:
 
     48 channels of E(x) are the 4x4 px of x's tiles (pixel unshuffle, twice), which S puts back and enlarges twice by 2.
     What lies beside this path begins at 0, by its last BatchNorm (Goyal et al. 2017, section 5.1): training adds to the
-    interpolation instead of finding it. Raises ValueError for networks of under 48 channels.
+    interpolation instead of finding it.
     """
-    if E.tail[0].out_channels < INTERPOLATION_WIDTH:
-        raise ValueError(f"bicubic interpolation needs {INTERPOLATION_WIDTH} channels, 16 px of 3 colours")
     identity = nn.init.dirac_(torch.empty(INTERPOLATION_WIDTH, INTERPOLATION_WIDTH, 5, 5))
     tile = torch.zeros(4, 1, 3, 3)
     tile[:, 0, 1:, 1:] = torch.eye(4).view(4, 2, 2)  # the 2x2 px that a stride of 2 makes one
