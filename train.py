@@ -6,9 +6,9 @@
     torchrun --nproc_per_node=4 train.py --batch-size 64                        # four GPUs
 
 x_d = G(x_c, z) comes from the frozen generator of stage 1; x_m = alpha * x_c + (1 - alpha) * x_d.
-S(E(x_m)) is trained against y; Sinkhorn distances pull E(x_c) and E(x_d) towards E(x_m): the smooth
-features of the paper's title. A run resumes from its own state in --out. The weights of E and S are
-written to sr.pth, for test.py.
+S(E(x)) learns the HR face y, x being x_m or x_s, which is y degraded without a network. Sinkhorn
+distances pull E(x_c) and E(x_d) towards E(x_m): the smooth features of the paper's title. A run
+resumes from its own state in --out. The weights of E and S are written to sr.pth, for test.py.
 """
 
 import argparse
@@ -39,8 +39,8 @@ COLUMNS = [
 BEGINNINGS = {"interpolation": f"E and S begin as bicubic interpolation; random under --width {INTERPOLATION_WIDTH}",
               "random": "the reference's"}  # fmt: skip
 CRITIC_LR = 4e-4  # of Adam on D_h; reference
-CLEAN_SHARE = 0.2  # of the faces have alpha 1 where it is random: E and S shall know x_c itself
-EXPOSURE = 0.3  # of x_s (Datasets/degradations.py): a false exposure cannot be told from a dark face, and costs the clean ones
+CLEAN_SHARE = 0.2  # of the faces stay clean (alpha 1) where alpha is random
+EXPOSURE = 0.3  # factor on the exposure of x_s (Datasets/degradations.py): at 1, clean faces suffer
 VERSION_WEIGHTS = 1.0, 0.5  # of E(x_m) and E(x_s) in the alignment, beside alpha of E(x_c) and 1 - alpha of E(x_d)
 SAMPLE_ALPHA = 0.3  # of the mix in sample sheets, where --alpha is random; the paper's
 
@@ -61,18 +61,18 @@ def build_parser() -> utils.Parser:
     option("alpha", "random", "part of the clean face in the mix, in [0, 1], or random: drawn for each face, 1 for a fifth",
            "ours; paper 0.3", type=alpha_value, metavar="X")  # fmt: skip
     option("synthetic-share", 0.5, "part of the inputs that are x_s, degraded without a network", "ours; paper none")
-    option("augment", "framing", "mirror: half of the faces; framing: also turn and enlarge half of them", "ours; paper none",
+    option("augment", "framing", "mirror: half of the faces; framing: also turn and enlarge half of all", "ours; paper none",
            choices=AUGMENTATIONS)  # fmt: skip
     option("generator-lr", 1e-3, "learning rate of Adam on E and S; 0: only E learns, by the alignment",
            "ours; reference 1e-4")  # fmt: skip
-    option("l1-weight", [30.0, 5.0], "weight of L1 beside the perceptual loss; two numbers: from the run's begin to its end",
+    option("l1-weight", [30.0, 5.0], "weight of L1 beside the perceptual loss; two numbers: from the run's start to its end",
            "ours; reference 0.5", nargs="+", type=float, metavar="X")  # fmt: skip
     option("adversarial-weight", 0.0, "weight of -D_h(S(E(x))); 0: no critic", "ours; reference 0.05")
     option("alignment-lr", 1e-4, "learning rate of the second Adam on E; 0: no alignment", "ours; reference 1e-6")
     option("ot-start-epoch", 3, "first epoch, from 1, with the alignment", "ours; reference 2")
-    option("alignment-target", "ema", "moment: E(x_c) and E(x_d) towards the E(x) that E and S have just learnt from; ema: "
+    option("alignment-target", "ema", "online: E(x_c) and E(x_d) towards the E(x) that E and S have just learnt from; ema: "
            "these, E(x_m) and E(x_s) towards the EMA's E(x_m), in units of the distance between faces",
-           "ours; reference moment", choices=("moment", "ema"))  # fmt: skip
+           "ours; reference online", choices=("online", "ema"))  # fmt: skip
     parser.section("files")
     option("h2l", "", "weights of stage 1; empty: h2l.pth in --out")
     option("vgg-weights", "imagenet", "imagenet (torchvision's VGG19, downloaded once), random, or a state dict", "paper")
@@ -100,7 +100,7 @@ class SuperResolution:
         """G: the frozen generator of stage 1. The networks to train are made here."""
         options = run.options
         self.run, self.options = run, options
-        self.G, self.perceptual = run.frozen(G), run.frozen(perceptual)
+        self.G, self.perceptual = run.state.freeze(G), run.state.freeze(perceptual)
         E, S = FeatureExtractor(options.width), Decoder(options.width)
         if options.initial_weights == "interpolation" and options.width >= INTERPOLATION_WIDTH:
             begin_as_interpolation(E, S)
@@ -118,10 +118,10 @@ class SuperResolution:
             self.D = run.network("critic", HRCritic(options.width))
             self.adam_D = run.optimizer("critic", adam(self.D.parameters(), CRITIC_LR))
         self.target = None
-        if not options.generator_lr:  # S stays: so does the E that it knows, and so do BatchNorm's statistics
-            self.target = run.network("target", copy.deepcopy(self.E.module)).evaluating()
-            self.E.evaluating()
-            self.S.evaluating()
+        if not options.generator_lr:  # S is fixed: E is aligned to a copy of itself, and BatchNorm's statistics stay
+            self.target = run.network("target", copy.deepcopy(self.E.module))
+            for network in (self.target, self.E, self.S):
+                network.module.eval()
 
     def iterate(self, iteration: int, y: torch.Tensor, x_c: torch.Tensor) -> dict[str, torch.Tensor]:
         """One iteration, from 1, with HR faces y and clean LR faces x_c, their bicubic x1/4 -> its terms.
@@ -133,7 +133,7 @@ class SuperResolution:
         if options.augment != "none":
             y, x_c = augment(y, x_c, run.uniform(UNIFORMS), options.augment)
 
-        # 1. Train on a mix of clean and degraded faces
+        # 1. Inputs: mixes of clean and degraded faces, and x_s
         x_d = self.degrade(x_c, run.normal(DegradationGenerator.noise_channels).to(x_c))
         if options.alpha == "random":
             alpha = (run.uniform(1, 1, 1) / (1 - CLEAN_SHARE)).clamp(max=1).to(y)
@@ -145,7 +145,7 @@ class SuperResolution:
             x_s = self.degrade_synthetically(y)
             x = torch.where(run.uniform(1, 1, 1).to(y) < options.synthetic_share, x_s, x_m)
 
-        # 2. Features, then a face
+        # 2. D_h, E and S learn
         terms = {}
         with torch.set_grad_enabled(generate and options.generator_lr > 0):  # a graph only where E and S learn from it
             features = self.E(x)
@@ -155,7 +155,7 @@ class SuperResolution:
         if generate and sr is not None:
             terms |= self.update_generator(iteration, sr, y)
 
-        # 3. Smooth features
+        # 3. E learns smooth features
         if generate and options.alignment_lr and (sr is None or run.epoch(iteration) >= options.ot_start_epoch):
             terms |= self.update_alignment(alpha.flatten(), features.detach(), x_c, x_d, x_m, x_s)
         return terms
@@ -195,40 +195,40 @@ class SuperResolution:
     ) -> dict[str, torch.Tensor]:  # fmt: skip
         """E alone learns to bring E(x_c) and E(x_d) to a target, by Sinkhorn distances.
 
-        features: E(x) of this iteration, the reference's target. x_s: aligned, too, where there are such faces.
+        features: E(x) of this iteration, the target "online". x_s: aligned, too, where there are such faces.
         """
-        if self.options.alignment_target == "moment":
+        if self.options.alignment_target == "online":
             loss = alignment_loss(self.E(x_c), self.E(x_d), features, alpha)
         else:
             versions = [x_c, x_d, x_m] if x_s is None else [x_c, x_d, x_m, x_s]
             with self.run.evaluating() as (average, _):
                 target = (self.target or average)(x_m)
-            loss = scaled_alignment_loss(self.E(torch.cat(versions)), target, [alpha, 1 - alpha, *VERSION_WEIGHTS])
+            loss = scaled_alignment_loss(self.E(torch.cat(versions)), target, [alpha, 1 - alpha, *VERSION_WEIGHTS][: len(versions)])
         self.run.step(self.adam_E, loss)
         return {"alignment_loss": loss}
 
     def sample(self, path: Path) -> dict[str, float]:
         """Write a sheet of inputs, their SR and real LR faces; the PSNR of SR by kind of input."""
         run = self.run
-        target, clean = run.faces("HR_test")[: utils.SAMPLE_FACES]
+        y, clean = run.faces("HR_test")[: utils.SAMPLE_FACES]
         (real,) = run.faces("LR_test")[: utils.SHEET_COLUMNS]
-        target, clean, real = (utils.to_unit_range(faces).to(run.device) for faces in (target, clean, real))
+        y, clean, real = (utils.to_unit_range(faces).to(run.device) for faces in (y, clean, real))
         noise = torch.Generator().manual_seed(utils.SAMPLE_SEED)
         degraded = self.degrade(clean, torch.randn(len(clean), DegradationGenerator.noise_channels, generator=noise).to(clean))
         alpha = SAMPLE_ALPHA if self.options.alpha == "random" else self.options.alpha
         inputs = {"clean": clean, "degraded": degraded, "mixed": alpha * clean + (1 - alpha) * degraded}
-        inputs |= {"synthetic": degradations.degrade_at_random(target, noise, exposure=EXPOSURE), "real LR": real}
+        inputs |= {"synthetic": degradations.degrade_at_random(y, noise, exposure=EXPOSURE), "real LR": real}
         with run.evaluating() as (E, S):
             outputs = {kind: S(E(faces)) for kind, faces in inputs.items()}
         *kinds, _ = inputs
         rows = {**{kind: inputs[kind] for kind in kinds}, **{f"SR of {kind}": outputs[kind] for kind in kinds}}
-        rows |= {"target": target, "real LR": real, "SR of real LR": outputs["real LR"]}
+        rows |= {"y": y, "real LR": real, "SR of real LR": outputs["real LR"]}
         utils.save_sheet(path, {title: faces[: utils.SHEET_COLUMNS] for title, faces in rows.items()})
-        return {f"psnr_{kind}": utils.psnr(outputs[kind], target).mean().item() for kind in kinds}
+        return {f"psnr_{kind}": utils.psnr(outputs[kind], y).mean().item() for kind in kinds}
 
 
 def load_generator(run: Run) -> DegradationGenerator:
-    """The generator of stage 1, which belongs to what a run must keep."""
+    """The generator of stage 1; a run resumes only with the same one."""
     path = Path(run.options.h2l or run.out / "h2l.pth")
     generator, content = utils.load_degradation(path, "run train_h2l.py first, or name --h2l")
     if run.main:
@@ -246,7 +246,7 @@ def train(options: argparse.Namespace, given: set[str]) -> None:
             f"give --batch-size {2 * run.world} or more"
         )
     generator = load_generator(run)
-    faces, _, _ = run.faces("HR_train"), run.faces("HR_test"), run.faces("LR_test")
+    faces, *_ = (run.faces(name) for name in ("HR_train", "HR_test", "LR_test"))
     with run.group.first():
         vgg = utils.load_perceptual_weights(options.vgg_weights, run.say) if options.generator_lr else None
     stage = SuperResolution(run, generator, PerceptualLoss(vgg))

@@ -122,7 +122,7 @@ class Degradation:
 def train(options: argparse.Namespace, given: set[str]) -> None:
     """Stage 1 from the first batch to the last; `given`: the options that the user named."""
     run = Run("h2l", options, given, COLUMNS)
-    hr_train, lr_train, _, _ = (run.faces(name) for name in ("HR_train", "LR_train", "HR_test", "LR_test"))
+    hr_train, lr_train, *_ = (run.faces(name) for name in ("HR_train", "LR_train", "HR_test", "LR_test"))
     stage = Degradation(run)
     for iteration, (_, x_c, x_r) in run.batches(hr_train, lr_train):
         run.finish(stage.iterate(iteration, x_c, x_r), stage.sample)

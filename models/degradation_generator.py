@@ -6,7 +6,7 @@ from torch.nn import functional
 
 
 class ChannelPairNorm(nn.Module):
-    """nn.LocalResponseNorm(2), x_c / (1 + 1e-4 * mean(x_(c-1)^2, x_c^2))^0.75, computed in fp32 without its 3-D pooling."""
+    """nn.LocalResponseNorm(2), x_i / (1 + 1e-4 * mean(x_(i-1)^2, x_i^2))^0.75, computed in fp32 without its 3-D pooling."""
 
     def forward(self, x: Tensor) -> Tensor:
         squares = x.to(torch.promote_types(x.dtype, torch.float32)).square()
@@ -51,11 +51,11 @@ class DegradationGenerator(nn.Module):
     def __init__(self, width: int = 64) -> None:
         super().__init__()
         self.head = nn.Sequential(nn.Conv2d(3 + self.noise_channels, width, 1), nn.PReLU())
-        sizes = [width, 2 * width, 4 * width, 8 * width]
-        self.down = nn.ModuleList(nn.Sequential(BottleneckBlock(n), convolution(n, 2 * n, 5, stride=2)) for n in sizes[:-1])
+        widths = [width, 2 * width, 4 * width, 8 * width]
+        self.down = nn.ModuleList(nn.Sequential(BottleneckBlock(n), convolution(n, 2 * n, 5, stride=2)) for n in widths[:-1])
         self.up = nn.ModuleList(
             nn.Sequential(BottleneckBlock(n), nn.Upsample(scale_factor=2, mode="nearest"), convolution(n, n // 2, 5))
-            for n in reversed(sizes[1:])
+            for n in reversed(widths[1:])
         )
         self.tail = nn.Conv2d(width, 3, 1)
 

@@ -16,7 +16,7 @@ ROWS=("$@")
 SEEDS=${SEEDS:-0 1}
 FRAMING=(--resize 64 --crop 64)
 COMMON=(--data "$DATA" "${FRAMING[@]}" --vgg-weights "${VGG:-imagenet}" --h2l weights/h2l.pth --epochs 4)
-PAPER=(--alpha 0.3 --synthetic-share 0 --alignment-target moment --ot-start-epoch 3)
+PAPER=(--alpha 0.3 --synthetic-share 0 --alignment-target online --ot-start-epoch 3)
 
 train() { # ROW SEED LENGTH OPTIONS...: LENGTH is an epoch's iterations, so that every row takes the same time
     "$PYTHON" train.py "${COMMON[@]}" --seed "$2" --steps-per-epoch "$3" --out "$OUT/$1_$2" "${@:4}"
@@ -29,7 +29,7 @@ for SEED in $SEEDS; do
             equal_faces) train "$ROW" "$SEED" 72 --alignment-lr 0 ;;
             late) train "$ROW" "$SEED" 72 --ot-start-epoch 3 ;;
             throughout) train "$ROW" "$SEED" 64 --ot-start-epoch 1 --alignment-lr 3e-4 ;;
-            # The reference's: towards the E(x_m) of the moment, from the middle on; at its rate, and at one that moves E
+            # The reference's: towards the E(x_m) of the iteration, from the middle on; at its rate, and at one that moves E
             reference) train "$ROW" "$SEED" 72 "${PAPER[@]}" --alignment-lr 1e-6 ;;
             reference_fast) train "$ROW" "$SEED" 72 "${PAPER[@]}" --alignment-lr 1e-4 ;;
             # Bulat et al. 2018, without their GAN

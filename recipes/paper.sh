@@ -16,4 +16,4 @@ DATA=$1 OUT=${2:-runs/paper}
 "$PYTHON" train.py --data "$DATA" --out "$OUT" --batch-size 13 --epochs 4 --steps-per-epoch 14066 --lr-decay 0.2 \
     --initial-weights random --generator-lr 1e-4 --betas 0 0.5 --critic-updates 5 --alpha 0.3 --synthetic-share 0 \
     --augment none --l1-weight 0.5 --adversarial-weight 0.05 --alignment-lr 1e-6 --ot-start-epoch 2 \
-    --alignment-target moment --ema-decay 0
+    --alignment-target online --ema-decay 0

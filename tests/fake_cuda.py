@@ -182,7 +182,7 @@ def main():
     random_vgg = ["--vgg-weights", "random", "--adversarial-weight", "0.05", "--ot-start-epoch", "1"]
     run(train_h2l, "--precision", "bf16")
     run(train, *random_vgg, "--precision", "bf16")
-    run(train, *random_vgg, "--precision", "fp32", "--alignment-target", "moment", "--ema-decay", "0")
+    run(train, *random_vgg, "--precision", "fp32", "--alignment-target", "online", "--ema-decay", "0")
     run(train, *random_vgg, "--batch-size", "40")  # too many Sinkhorn problems for the CPU
 
     DegradationGenerator.to = lambda self, *_, **__: self  # an error, planted: G stays on the CPU

@@ -21,7 +21,7 @@ TINY += ["--save-every", "20"]  # a row of the log for each iteration
 # Stage 2 as the reference has it, but for the perceptual network
 REFERENCE = ["--betas", 0, 0.5, "--lr-decay", 0.2, "--ema-decay", 0, "--alpha", 0.3, "--synthetic-share", 0]
 REFERENCE += ["--augment", "none", "--generator-lr", 1e-4, "--l1-weight", 0.5, "--adversarial-weight", 0.05]
-REFERENCE += ["--alignment-lr", 1e-6, "--ot-start-epoch", 2, "--alignment-target", "moment"]
+REFERENCE += ["--alignment-lr", 1e-6, "--ot-start-epoch", 2, "--alignment-target", "online"]
 
 
 def run_script(script: str, *options: object, environment: dict | None = None, **settings) -> subprocess.CompletedProcess:

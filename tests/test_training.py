@@ -139,7 +139,7 @@ class PlainSuperResolution:
         return terms
 
     def align(self, x_c, x_d, x_m, x_s, alpha, features):
-        if self.stage.options.alignment_target == "moment":
+        if self.stage.options.alignment_target == "online":
             target = features.detach().flatten(2).mT
             distances = [sinkhorn_distance(self.E(x).flatten(2).mT, target) for x in (x_c, x_d)]
             loss = (alpha * distances[0] + (1 - alpha) * distances[1]).mean()
