@@ -1,11 +1,10 @@
-"""Time what this project does: iterations of both stages, super-resolution, and the Sinkhorn distance beside other solvers.
+"""Time what this project does: iterations of both stages, super-resolution, and the Sinkhorn distance.
 
     python benchmarks/bench.py                                      # everything; about five minutes on 2 CPU cores
     python benchmarks/bench.py stage2 sinkhorn --out results.md
     python benchmarks/bench.py --device cuda --out results.md       # a GPU
 
-Every time is the median of --rounds rounds after one to warm up. The sinkhorn part compares with what is installed of POT and
-geomloss: pip install POT geomloss.
+Every time is the median of --rounds rounds after one to warm up.
 """
 
 import argparse
@@ -18,7 +17,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -27,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a scri
 import train  # noqa: E402
 import train_h2l  # noqa: E402
 import utils  # noqa: E402
-from losses import PerceptualLoss, sinkhorn  # noqa: E402
+from losses import PerceptualLoss, sinkhorn_distance  # noqa: E402
 from models import DegradationGenerator  # noqa: E402
 from training.options import parse_options  # noqa: E402
 from training.run import Run  # noqa: E402
@@ -36,9 +34,6 @@ CYCLE = range(6, 11)  # iterations; in stage 1, four of the critic alone and a f
 BATCHES = [8, 16, 32, 64]
 FACES = 64  # that are super-resolved at a time
 SHAPES = [(16, 16, 64), (64, 16, 64), (256, 16, 64)]  # problems, points of each side, dimensions
-EPS = 1e-3
-ERROR = 1e-2  # L1 error of the rows that ours is asked for
-CAP = 300  # iterations of the others
 
 
 def seconds(function: Callable[[], object], rounds: int) -> float:
@@ -119,40 +114,14 @@ def bench_test(options: argparse.Namespace) -> list[str]:
     return lines
 
 
-def solve_pot(x: Tensor, y: Tensor) -> Tensor:
-    from ot.batch import solve_sample_batch
-
-    return solve_sample_batch(x, y, reg=EPS, max_iter=CAP, tol=0, method="log_sinkhorn", grad="envelope").value
-
-
-def solve_geomloss(x: Tensor, y: Tensor) -> Tensor:
-    """geomloss goes from the points' diameter to the blur in CAP steps; its cost is half the squared distance."""
-    from geomloss import SamplesLoss
-
-    blur = (EPS / 2) ** 0.5
-    settings = {"loss": "sinkhorn", "p": 2, "blur": blur, "scaling": (blur / 30) ** (1 / CAP), "debias": False}
-    return SamplesLoss(**settings, backend="tensorized")(x, y)
-
-
-SOLVERS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "this project": lambda x, y: sinkhorn.sinkhorn_distance(x, y, EPS, ERROR),
-    f"POT, {CAP} iterations": solve_pot,
-    f"geomloss, {CAP} iterations": solve_geomloss,
-}
-
-
 def bench_sinkhorn(options: argparse.Namespace) -> list[str]:
     """Forward and backward of the Sinkhorn distance at eps 1e-3, of random points."""
     device = utils.choose_device(options.device)
-    lines = ["## Sinkhorn, forward and backward, fp32, eps 1e-3", "", "| shape | solver | ms |", "|---|---|---|"]
+    lines = ["## Sinkhorn, forward and backward, fp32, eps 1e-3", "", "| problems, points, dimensions | ms |", "|---|---|"]
     for shape in SHAPES:
         x, y = torch.randn(shape, device=device).requires_grad_(), torch.randn(shape, device=device)
-        for name, solver in SOLVERS.items():
-            try:
-                taken = f"{1000 * seconds(lambda s=solver, x=x, y=y: s(x, y).sum().backward(), options.rounds):.1f}"
-            except ImportError as missing:
-                taken = f"not installed: pip install {missing.name}"
-            lines.append(f"| {list(shape)} | {name} | {taken} |")
+        taken = seconds(lambda x=x, y=y: sinkhorn_distance(x, y).sum().backward(), options.rounds)
+        lines.append(f"| {', '.join(map(str, shape))} | {1000 * taken:.1f} |")
     return lines
 
 
@@ -166,7 +135,7 @@ BENCHES: dict[str, Callable[[argparse.Namespace], list[str]]] = {
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = utils.Parser(description=__doc__)
+    parser = utils.Parser(__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"any of {', '.join(BENCHES)} (default: all)")
     parser.option("rounds", 5, "rounds of each measurement")
     parser.option("device", "auto", "auto: the GPU if there is one", choices=("auto", "cuda", "cpu"))
