@@ -64,7 +64,7 @@ class Method:
 
 
 def build_parser() -> utils.Parser:
-    parser = utils.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = utils.Parser(__doc__)
     option = parser.option
     parser.section("what is measured")
     option("weights", [], "one or more sr.pth; none: Trained_Models/sr.pth, or else weights/sr.pth, unless --results is given",
@@ -157,15 +157,10 @@ def prepare_lists(options: argparse.Namespace) -> dict[str, PreparedFaces]:
     lists = {}
     for name, path in paths.items():
         kind = "LR" if name.startswith("LR") else "HR"
-        lists[name] = prepare_faces(path, kind, cache_of(options), options.resize, options.crop)
+        lists[name] = prepare_faces(path, kind, Path(options.cache), options.resize, options.crop)
         if len(lists[name]) < 2:
             raise utils.UserError(f"{path} has one face: each list needs at least 2 faces")
     return lists
-
-
-def cache_of(options: argparse.Namespace) -> Path:
-    """The folder of the prepared faces."""
-    return Path(options.cache or Path(options.data, ".cache"))
 
 
 def load_faces(options: argparse.Namespace, degrade: Callable[[Tensor, Tensor], Tensor]) -> TestFaces:
@@ -193,7 +188,7 @@ def load_faces(options: argparse.Namespace, degrade: Callable[[Tensor, Tensor], 
             name = "LR_test" if kind == "real" else "HR_test"
             faces.names[kind] = [names[name][index] for index in chosen[name]]
     if options.groups:
-        y, clean, labels, names = read_groups(Path(options.groups), cache_of(options))
+        y, clean, labels, names = read_groups(Path(options.groups), Path(options.cache))
         chosen = choose(len(y), options.limit, seed)
         faces.groups_y, faces.labels = y[chosen], labels.iloc[chosen].reset_index(drop=True)
         # Only what no network makes is measured: G is spared
@@ -340,6 +335,7 @@ def main(argv: list[str] | None = None) -> None:
 def evaluate(options: argparse.Namespace) -> None:
     """Measure every row, print the tables, write the JSON and the sheet."""
     device = utils.choose_device(options.device)
+    options.cache = options.cache or str(Path(options.data, ".cache"))
     # Everything that can be missing is looked for before anything is measured
     h2l = utils.find_weights(options.h2l, "h2l")
     generator, content = utils.load_degradation(h2l, utils.NO_WEIGHTS)
@@ -390,7 +386,7 @@ def load_resolvers(options: argparse.Namespace, device: torch.device) -> dict[st
     for given in options.weights or ([] if options.results else [""]):
         path = utils.find_weights(given, "sr")
         resolvers[str(path)] = resolver = SuperResolver(path, device, dtype)
-        print(resolver.description)
+        print(utils.describe(resolver.path, resolver.content))
         utils.warn_framing(path, resolver.content, options)
     return resolvers
 

@@ -79,7 +79,7 @@ def open_resolver(parser: utils.Parser, options: argparse.Namespace) -> SuperRes
     device = utils.choose_device(options.device)
     dtype = utils.choose_precision(options.precision, device)
     resolver = SuperResolver(utils.find_weights(options.weights, "sr"), device, dtype)
-    print(f"{resolver.description}\ncomputing on {device.type} in {str(dtype)[6:]}", flush=True)
+    print(f"{utils.describe(resolver.path, resolver.content)}\ncomputing on {device.type} in {str(dtype)[6:]}", flush=True)
     return resolver
 
 

@@ -201,9 +201,10 @@ class SuperResolution:
             loss = alignment_loss(self.E(x_c), self.E(x_d), features, alpha)
         else:
             versions = [x_c, x_d, x_m] if x_s is None else [x_c, x_d, x_m, x_s]
+            weights = [alpha, 1 - alpha, *VERSION_WEIGHTS][: len(versions)]
             with self.run.evaluating() as (average, _):
                 target = (self.target or average)(x_m)
-            loss = scaled_alignment_loss(self.E(torch.cat(versions)), target, [alpha, 1 - alpha, *VERSION_WEIGHTS][: len(versions)])
+            loss = scaled_alignment_loss(self.E(torch.cat(versions)), target, weights)
         self.run.step(self.adam_E, loss)
         return {"alignment_loss": loss}
 

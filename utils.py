@@ -6,8 +6,9 @@ import io
 import os
 import re
 import tempfile
-from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import Executor, Future
 from pathlib import Path, PurePath
 from typing import Any
 from urllib.parse import urlparse
@@ -104,6 +105,17 @@ def thread_count() -> int:
     return min(8, available)
 
 
+def ahead(pool: Executor, function: Callable[[Any], Any], items: Iterable, count: int = 4096) -> Iterator:
+    """What the function makes of each item, in order, computed by the pool at most `count` items ahead of its use."""
+    waiting: deque[Future] = deque()
+    for item in items:
+        waiting.append(pool.submit(function, item))
+        if len(waiting) > count:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
 # --- networks ------------------------------------------------------------------------------------
 
 
@@ -115,18 +127,6 @@ def frozen(network: nn.Module) -> Iterator[nn.Module]:
         yield network
     finally:
         network.requires_grad_(True)
-
-
-@contextlib.contextmanager
-def evaluating(*networks: nn.Module) -> Iterator[list[nn.Module]]:
-    """The networks in eval mode and without gradients: BatchNorm uses and keeps its running statistics."""
-    modes = [network.training for network in networks]
-    try:
-        with torch.no_grad():
-            yield [network.eval() for network in networks]
-    finally:
-        for network, mode in zip(networks, modes):
-            network.train(mode)
 
 
 def fold_batchnorm(network: nn.Module) -> nn.Module:
@@ -330,23 +330,21 @@ def describe(path: Path, content: dict) -> str:
 def downloading(url: str, option: str, name: str, remedy: str) -> Iterator[None]:
     """Load a file through torch's download cache within the block; its errors become UserErrors.
 
-    A cached file that is damaged, or another one than its name's hash says, is named, and to be deleted: nothing else
-    replaces it.
+    A cached file that is another one than its name's hash says is named, and to be deleted: nothing else replaces it.
     """
     cached = Path(torch.hub.get_dir(), "checkpoints", PurePath(urlparse(url).path).name)
-    damaged = f"{option}: {cached}, in PyTorch's download cache, is damaged"
-    instead = f"delete it, and it is downloaded again; or, {remedy}"
-    found, wanted = cached.exists(), re.search(r"-([0-9a-f]{8,})\.", cached.name)
+    wanted = re.search(r"-([0-9a-f]{8,})\.", cached.name)
     # torch checks the hash of what it downloads alone
-    if found and wanted and not hashlib.sha256(cached.read_bytes()).hexdigest().startswith(wanted[1]):
-        raise UserError(f"{damaged} (another file than its name says): {instead}")
+    if cached.exists() and wanted and not hashlib.sha256(cached.read_bytes()).hexdigest().startswith(wanted[1]):
+        raise UserError(
+            f"{option}: {cached}, in PyTorch's download cache, is damaged (another file than its name says): delete it, and it "
+            f"is downloaded again; or, {remedy}"
+        )
     try:
         yield
     except (ImportError, MemoryError):
         raise
-    except Exception as error:  # PyTorch's unpickler raises nearly every built-in type on damaged files
-        if found:
-            raise UserError(f"{damaged} ({type(error).__name__}): {instead}") from error
+    except Exception as error:
         raise UserError(f"{option}: the download of {name} failed ({error}): {remedy}") from error
 
 
@@ -412,11 +410,6 @@ class SuperResolver:
             fold_batchnorm(loaded[name]).to(device, dtype, memory_format=torch.channels_last).requires_grad_(False)
             for name in ("extractor", "decoder")
         )
-
-    @property
-    def description(self) -> str:
-        """Which file it is and, of a shipped one, what it was trained on and its terms."""
-        return describe(self.path, self.content)
 
     @torch.inference_mode()
     def features(self, faces: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import errno
 import functools
 import glob
 import hashlib
+import itertools
 import json
 import os
 import secrets
@@ -30,13 +31,13 @@ from Datasets import images
 from Datasets.images import DamagedImageError, ImageError
 from Datasets.lists import read_list
 from models import HR_SIZE, LR_SIZE
-from utils import UserError, plural, progress, thread_count
+from utils import UserError, ahead, plural, progress, thread_count
 
 BAD_FILES_LIMIT = 0.01  # the share of a list's files that may fail to decode
 CACHE_VERSION = 3
 SHOWN_ROWS = 10  # of the rows with a problem, in a message; a table has them all
 ZEROS = 1 << 20  # bytes that are written at a time to reserve a file's space
-BLOCK = 4096  # files that are checked or decoded at a time
+BLOCK = 4096  # rows that are copied at a time
 ATTEMPTS = 3  # to read faces that were just prepared
 ABANDONED = 24 * 3600  # seconds after which a temporary file is taken for that of a killed process
 
@@ -140,7 +141,7 @@ def prepare_faces(path: Path, kind: str, cache: Path, resize: int = 100, crop: i
     files = rows.drop_duplicates()
     decode = functools.partial(_decode, kind=kind, resize=resize, crop=crop)
     with ThreadPoolExecutor(thread_count()) as pool:
-        states = [state for block in _blocks(files) for state in pool.map(_stat, block)]
+        states = list(ahead(pool, _stat, files))
         missing = {row: f"cannot be read ({state})" for row, state in zip(files.index, states) if isinstance(state, str)}
         if missing:
             _refuse(path, missing, files, cache)
@@ -241,8 +242,7 @@ def _decode_files(
     places = np.split(np.argsort(numbers, kind="stable"), np.cumsum(np.bincount(numbers))[:-1])
     bad, said = {}, images.Notes()
     with progress(desc=f"preparing {title}", total=len(files), unit="image", leave=False) as bar:
-        results = (result for block in _blocks(files) for result in pool.map(decode, block))
-        for row, file, place, (face, notes) in zip(files.index, files, places, results):
+        for row, file, place, (face, notes) in zip(files.index, files, places, ahead(pool, decode, files)):
             bar.update()
             said.add(file, notes)
             if isinstance(face, bytes):
@@ -275,11 +275,6 @@ def _stat(file: str) -> tuple[int, int] | str:
         return str(getattr(error, "strerror", None) or error)
 
 
-def _blocks(files: pd.Series) -> Iterator[pd.Series]:
-    """A few files at a time: a thread pool keeps every task that it is given."""
-    return (files.iloc[start : start + BLOCK] for start in range(0, len(files), BLOCK))
-
-
 def _refuse(path: Path, reasons: dict[int, str | ImageError], files: pd.Series, cache: Path) -> None:
     """Raise a UserError that names the first bad rows of a list and a table of all of them."""
     total = f"{len(reasons)} of {plural(len(files), 'file')} cannot be used"
@@ -306,52 +301,27 @@ def _bad_rows(path: Path, reasons: dict[int, str | ImageError], files: pd.Series
 # --- batches -----------------------------------------------------------------------------------------------------
 
 
-class FaceBatches:
-    """HR faces with their clean LR faces and, with `lr`, real LR faces; indexed by whole batches."""
-
-    def __init__(self, hr: PreparedFaces | ResidentFaces, lr: PreparedFaces | ResidentFaces | None = None) -> None:
-        self.hr = hr
-        self.lr = lr
-
-    def __getitem__(self, indices: tuple[np.ndarray, np.ndarray]) -> tuple[Tensor, ...]:
-        """(HR indices [N], LR indices [N]) -> uint8 y, x_c (and x_r), as unpack_rows gives them."""
-        hr_indices, lr_indices = indices
-        return self.hr[hr_indices] + (self.lr[lr_indices] if self.lr else ())
-
-
-class BatchIndices:
-    """The indices of every batch of a run, a function of the seed and the iteration alone.
+def batch_indices(
+    hr_length: int, lr_length: int, batch_size: int, seed: int, start: int, stop: int, rank: int = 0, world: int = 1
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The HR and LR indices [N] of every batch of a run, a function of the seed and the iteration alone.
 
     HR and LR faces go through one random permutation after another, independently: every face is
     drawn once before any is drawn again, and an HR face meets another LR partner each time. A run
     that continues starts at its own iteration; of several processes each takes its part of the
     same global batch.
     """
+    part = slice(rank * batch_size // world, (rank + 1) * batch_size // world)
 
-    def __init__(
-        self, hr_length: int, lr_length: int, batch_size: int, seed: int, start: int, stop: int, rank: int = 0, world: int = 1
-    ) -> None:
-        self.lengths = (hr_length, lr_length)
-        self.batch_size, self.seed, self.start, self.stop = batch_size, seed, start, stop
-        self.part = slice(rank * batch_size // world, (rank + 1) * batch_size // world)
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        streams = [self._stream(kind, length) for kind, length in enumerate(self.lengths)]
-        for _ in range(self.start, self.stop):
-            hr_indices, lr_indices = (next(stream) for stream in streams)
-            yield hr_indices, lr_indices
-
-    def _stream(self, kind: int, length: int) -> Iterator[np.ndarray]:
-        """This process's part of each global batch of one list, from the start iteration on."""
-        passes, position = divmod(self.start * self.batch_size, length)
+    def stream(kind: int, length: int) -> Iterator[np.ndarray]:
+        passes, position = divmod(start * batch_size, length)
         pending = np.empty(0, dtype=np.int64)
         while True:
-            while len(pending) < self.batch_size:
-                order = np.random.default_rng([self.seed, kind, passes]).permutation(length)
+            while len(pending) < batch_size:
+                order = np.random.default_rng([seed, kind, passes]).permutation(length)
                 pending = np.concatenate([pending, order[position:]])
                 passes, position = passes + 1, 0
-            batch, pending = pending[: self.batch_size], pending[self.batch_size :]
-            yield batch[self.part]
+            batch, pending = pending[:batch_size], pending[batch_size:]
+            yield batch[part]
+
+    return itertools.islice(zip(stream(0, hr_length), stream(1, lr_length)), max(0, stop - start))

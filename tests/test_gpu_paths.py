@@ -9,7 +9,7 @@ import torch
 from helpers import TINY
 
 import train_h2l
-from Datasets.faces import BatchIndices, FaceBatches, ResidentFaces, prepare_faces
+from Datasets.faces import ResidentFaces
 from training.run import Run
 
 
@@ -35,7 +35,7 @@ def resident(monkeypatch):
     """Let every run hold its faces on its device."""
 
     def on_device(run, hr, lr):
-        return FaceBatches(ResidentFaces(hr, run.device), ResidentFaces(lr, run.device))
+        return ResidentFaces(hr, run.device), ResidentFaces(lr, run.device)
 
     monkeypatch.setattr(Run, "_resident", on_device)
 
@@ -52,15 +52,6 @@ def test_the_run_is_the_same(way, demo_data, tmp_path, request):
     logs = [pd.read_csv(tmp_path / name / "train_h2l.csv").drop(columns="images_per_second") for name in ("plain", way)]
     pd.testing.assert_frame_equal(*logs)
     assert logs[0]["iteration"].tolist() == [7, 14, 16]
-
-
-def test_resident_faces_are_those_of_the_file(demo_data, tmp_path):
-    hr, lr = (prepare_faces(demo_data / f"{kind}_train.csv", kind, tmp_path) for kind in ("HR", "LR"))
-    device = torch.device("cpu")
-    there = FaceBatches(ResidentFaces(hr, device), ResidentFaces(lr, device))
-    for indices in BatchIndices(len(hr), len(lr), 5, seed=0, start=0, stop=10):
-        for one, other in zip(there[indices], FaceBatches(hr, lr)[indices]):
-            assert torch.equal(one, other) and one.stride() == other.stride()
 
 
 def test_the_first_bad_iteration_is_named_and_nothing_saved_after_it(seldom, demo_data, tmp_path, monkeypatch):

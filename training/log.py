@@ -3,7 +3,6 @@
 import contextlib
 import importlib.util
 import io
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -166,15 +165,10 @@ class Log:
         """Draw every column of the file over the iterations, if matplotlib is installed
         (requirements-dev.txt has it).
         """
-        # A notebook's backend may be unknown here, and a file needs none
-        backend = os.environ.pop("MPLBACKEND", None)
         try:
             from matplotlib.figure import Figure
         except ImportError:
             return
-        finally:
-            if backend is not None:
-                os.environ["MPLBACKEND"] = backend
         table = pd.read_csv(self.path)
         names = [name for name in table.columns[2:] if table[name].notna().any()]
         rows = -(-len(names) // 3)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import utils
-from Datasets.faces import BatchIndices, FaceBatches, PreparedFaces, ResidentFaces, load_faces
+from Datasets.faces import PreparedFaces, ResidentFaces, batch_indices, load_faces
 from training.folder import check_fingerprints, find_state, move_aside
 from training.group import Group
 from training.log import Log
@@ -44,7 +44,7 @@ class Run:
     """One training run of either stage: where it computes, what it has saved, what it logs, and
     how it resumes.
 
-    In this order: make it; name its `faces`; make its networks (`network`, `frozen`), and optimizers
+    In this order: make it; load its `faces`; make its networks (`network`), and optimizers
     (`optimizer`); go through `batches`, closing every iteration with `finish`. Another order raises
     RuntimeError. Everything is written by the first process alone.
     """
@@ -111,29 +111,25 @@ class Run:
             self.prepared[list_name] = faces
         return self.prepared[list_name]
 
-    def _build(self) -> None:
+    def _check_not_started(self) -> None:
         if self.started:
             raise RuntimeError("networks and optimizers are made before the first batch: what is made later is not resumed")
 
     def network(self, name: str, module: nn.Module, inference: bool = False) -> Network:
         """A network to train, on the device, kept in the state and, if asked, in the inference file."""
-        self._build()
+        self._check_not_started()
         return self.state.network(name, module, inference)
-
-    def frozen(self, module: nn.Module) -> Network:
-        """A network that does not learn, on the device."""
-        return self.state.frozen(module)
 
     def optimizer(self, name: str, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
         """Keep an optimizer in the state; its learning rate follows the run's schedule."""
-        self._build()
+        self._check_not_started()
         self.state.optimizers[name] = optimizer
         self.rates[name] = optimizer.param_groups[0]["lr"]
         return optimizer
 
     def load_initial_weights(self) -> None:
         """--initial-weights: the networks of a weights file of the same stage, unless a run resumes."""
-        self._build()
+        self._check_not_started()
         if self.saved is not None:
             return
         path = Path(self.options.initial_weights)
@@ -146,9 +142,7 @@ class Run:
     # --- what an iteration needs -----------------------------------------------------------------
 
     def normal(self, *shape: int) -> Tensor:
-        """z ~ N(0, I): this process's part [N, *shape] of the draw for the global batch, whatever
-        their number.
-        """
+        """Standard normal: this process's part [N, *shape] of the draw for the global batch."""
         return self._part(torch.randn(self.options.batch_size, *shape, generator=self.state.noise))
 
     def uniform(self, *shape: int) -> Tensor:
@@ -164,10 +158,10 @@ class Run:
 
     def progress(self, iteration: int) -> float:
         """How much of the run, in [0, 1), lies before an iteration, from 1."""
-        return min(1.0, (iteration - 1) / (self.options.epochs * self.steps_per_epoch))
+        return (iteration - 1) / (self.options.epochs * self.steps_per_epoch)
 
     def schedule(self, iteration: int) -> float:
-        """The factor on every learning rate: a rise and one cosine, or --lr-decay by epochs."""
+        """The factor on every learning rate: a warm-up and one cosine, or --lr-decay by epochs."""
         if decay := self.options.lr_decay:
             return decay ** ((self.epoch(iteration) - 1) // LR_DECAY_EPOCHS[self.name])
         return min(1, iteration / WARM_UP) * 0.5 * (1 + math.cos(math.pi * self.progress(iteration)))
@@ -184,8 +178,13 @@ class Run:
     def evaluating(self) -> Iterator[list[Network]]:
         """The networks of the inference file as it has them, in eval mode and without gradients."""
         modules = list(self.state.trained().values())
-        with utils.evaluating(*modules):
-            yield [Network(module, self.device, self.state.dtype) for module in modules]
+        modes = [module.training for module in modules]
+        try:
+            with torch.no_grad():
+                yield [Network(module.eval(), self.device, self.state.dtype) for module in modules]
+        finally:
+            for module, mode in zip(modules, modes):
+                module.train(mode)
 
     # --- the loop --------------------------------------------------------------------------------
 
@@ -197,20 +196,21 @@ class Run:
         """
         self._start(len(hr))
         if self.state.iteration >= self.stop_at:
-            self.say(f"the run is complete after {self.state.iteration} iterations; a larger --epochs or --max-steps makes it longer")
+            self.say(f"the run is complete after {self.state.iteration} iterations: more --epochs or --max-steps prolong it")
         options, cuda = self.options, self.device.type == "cuda"
-        indices = BatchIndices(
+        indices = batch_indices(
             len(hr), len(lr or hr), options.batch_size, options.seed, self.state.iteration, self.stop_at, self.rank, self.world
         )
-        faces = self._resident(hr, lr) or FaceBatches(hr, lr)
+        hr, lr = self._resident(hr, lr)
         handlers = self._catch_signals()
         try:
             with self.log.open(self.state.iteration, self.stop_at, self.main):
-                for chosen in indices:
+                for hr_chosen, lr_chosen in indices:
                     iteration = self.state.iteration + 1
                     for name, optimizer in self.state.optimizers.items():
                         optimizer.param_groups[0]["lr"] = self.rates[name] * self.schedule(iteration)
-                    yield iteration, [utils.to_unit_range(part.to(self.device, non_blocking=cuda)) for part in faces[chosen]]
+                    faces = hr[hr_chosen] + (lr[lr_chosen] if lr else ())
+                    yield iteration, [utils.to_unit_range(part.to(self.device, non_blocking=cuda)) for part in faces]
                     if self.state.iteration != iteration:
                         raise RuntimeError(f"iteration {iteration} was not closed with Run.finish")
         finally:
@@ -240,7 +240,7 @@ class Run:
             with self.log.optional(f"writing {self.log.path}"):
                 self.log.write()
         self.say(
-            f"{platform.node()}: {self.world} process(es) on {self.device.type}, {str(self.state.dtype)[6:]}, PyTorch "
+            f"{platform.node()}: {self.world} process(es) on {self.device.type}, {options.precision}, PyTorch "
             f"{torch.__version__}\n{json.dumps(vars(options))}\n{self.total} iterations of {options.batch_size} "
             f"images, {self.steps_per_epoch} an epoch"
         )
@@ -268,12 +268,12 @@ class Run:
         self.log.kept, self.saturated_updates = self.state.iteration, saved["saturated_updates"]
         self.say(f"resuming from {self.state_path}, iteration {self.state.iteration}")
 
-    def _resident(self, hr: PreparedFaces, lr: PreparedFaces | None) -> FaceBatches | None:
-        """Faces in the GPU's memory, if they take at most a quarter of what is free."""
+    def _resident(self, hr: PreparedFaces, lr: PreparedFaces | None) -> tuple[PreparedFaces | ResidentFaces | None, ...]:
+        """The faces, in the GPU's memory if they take at most a quarter of what is free."""
         parts = [hr, lr] if lr else [hr]
         if self.device.type != "cuda" or sum(part.size() for part in parts) > torch.cuda.mem_get_info(self.device)[0] / 4:
-            return None
-        return FaceBatches(*(ResidentFaces(part, self.device) for part in parts))
+            return hr, lr
+        return ResidentFaces(hr, self.device), lr and ResidentFaces(lr, self.device)
 
     def _catch_signals(self) -> dict[int, Any]:
         """Let STOP_SIGNALS end the run after the iteration, saved; a second SIGINT exits at once.
@@ -390,5 +390,6 @@ class Run:
             "rows": log.rows, "saturated_updates": self.saturated_updates,
         }  # fmt: skip
         utils.save_checkpoint(self.state_path, f"{self.name}_state", state)
-        content = {"width": self.options.width, "settings": settings, "weights": self.state.inference_weights()}
+        weights = {name: network.state_dict() for name, network in self.state.trained().items()}
+        content = {"width": self.options.width, "settings": settings, "weights": weights}
         utils.save_checkpoint(self.out / f"{self.name}.pth", self.name, content)

@@ -28,16 +28,11 @@ class Network:
     def parameters(self) -> Iterator[nn.Parameter]:
         return self.module.parameters()
 
-    def evaluating(self) -> "Network":
-        """Freeze BatchNorm's statistics from now on; returns the network."""
-        self.module.eval()
-        return self
-
 
 def warmed_up_ema(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
-    """The update of an EMA whose decay begins at 1/10 and rises to `decay`: the first weights are soon forgotten.
+    """The update of an EMA whose decay begins near 0 and rises to `decay`: the first weights are soon forgotten.
 
-    decay: of one update of the weights; the EMA is updated after every EMA_EVERY of them.
+    decay: of one update of the weights; after the first ones, an update of the EMA stands for EMA_EVERY of them.
     """
 
     def update(averages: list[Tensor], current: list[Tensor], count: Tensor) -> None:
@@ -62,7 +57,7 @@ class State:
         self.noise = torch.Generator().manual_seed(seed)
         self.iteration = self.updates = 0
 
-    def frozen(self, module: nn.Module) -> Network:
+    def freeze(self, module: nn.Module) -> Network:
         """A network that does not learn and is not saved, on the device, in eval mode."""
         module = module.requires_grad_(False).eval().to(self.device, memory_format=torch.channels_last)
         return Network(module, self.device, self.dtype)
@@ -124,10 +119,3 @@ class State:
             optimizer.load_state_dict(state["optimizers"][name])
         self.noise.set_state(state["noise"])
         self.iteration, self.updates = state["iteration"], state["updates"]
-
-    def inference_weights(self) -> dict[str, dict[str, Tensor]]:
-        """The weights of the inference file, by network, on the CPU."""
-        return {
-            name: {key: tensor.cpu().contiguous() for key, tensor in network.state_dict().items()}
-            for name, network in self.trained().items()
-        }
