@@ -1,7 +1,7 @@
 # make demo: install into .venv, draw faces, train both stages briefly, super-resolve LR/; all its files are in demo/.
 # make test: install into .venv, with requirements-dev.txt, and run the tests.
 # make fake-cuda: both trainers on fake CUDA tensors, without a GPU; about a minute; not part of `make test`.
-# make soak: about 10 minutes of kills, hostile files, load and large photographs; not part of `make test`.
+# make soak: about 7 minutes of kills, malicious files and load; not part of `make test`.
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip install --disable-pip-version-check --quiet
 RUN = .venv/bin/python
@@ -21,7 +21,6 @@ soak: .venv/.installed-dev
 	$(RUN) tests/soak/kill.py
 	$(RUN) tests/soak/hostile.py
 	$(RUN) tests/soak/load.py
-	$(RUN) tests/soak/memory.py
 
 lint: .venv/.installed-dev
 	$(RUN) -m ruff check .

@@ -110,8 +110,8 @@ def protect() -> None:
 class Parser(argparse.ArgumentParser):
     """An argument parser whose help shows every default and, for the method's settings, its source."""
 
-    def __init__(self, description: str, formatter_class: type = argparse.RawDescriptionHelpFormatter) -> None:
-        super().__init__(description=description, formatter_class=formatter_class)
+    def __init__(self, description: str) -> None:
+        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
         self.defaults: dict[str, Any] = {}
         self.sections: dict[str, Any] = {}
         self.current: Any = self

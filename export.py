@@ -24,7 +24,7 @@ OPSET, IR_VERSION = 18, 8  # of ONNX: what onnxruntime 1.16 (2023) and older pro
 
 
 def build_parser() -> utils.Parser:
-    parser = utils.Parser(description=__doc__)
+    parser = utils.Parser(__doc__)
     parser.add_argument("source", metavar="SOURCE", type=os.path.expanduser, help="h2l.pth or sr.pth of a run; sr.pth for ONNX")
     parser.add_argument("target", metavar="TARGET", type=os.path.expanduser, help="the file to write, .pth or .onnx")
     parser.option("trained-on", "", ".pth: the data and the length of the training", metavar="TEXT")

@@ -12,12 +12,11 @@ import argparse
 import os
 import sys
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # where PYTHONSAFEPATH is set, Python leaves it out
 
@@ -50,25 +49,7 @@ class Face(NamedTuple):
     output: Path
 
 
-class Moved(argparse.Action):
-    """An option that ends in an error, which says where it is now."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        parser.error("photographs have a script of their own: python photos.py --input PHOTOGRAPHS")
-
-
 # --- from files to files -----------------------------------------------------------------------------------------
-
-
-def ahead(pool: Executor, function: Callable[[Any], Any], items: Iterable, count: int) -> Iterator:
-    """What the function makes of each item, in order, computed by the pool at most `count` items ahead of its use."""
-    waiting: deque[Future] = deque()
-    for item in items:
-        waiting.append(pool.submit(function, item))
-        if len(waiting) > count:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
 
 
 def decode(pair: Pair) -> Face | ImageError:
@@ -87,7 +68,7 @@ def usable_faces(
     pairs: list[Pair], pool: Executor, count: int, tally: Tally, sample: list[Image.Image]
 ) -> Iterator[Face]:  # fmt: skip
     """The inputs that decode, in order; the first go into the sample, too."""
-    for (file, _), face in zip(pairs, ahead(pool, decode, pairs, count)):
+    for (file, _), face in zip(pairs, utils.ahead(pool, decode, pairs, count)):
         if isinstance(face, ImageError):
             tally.skip(file, face)
             continue
@@ -142,7 +123,6 @@ def compare(pairs: list[Pair], path: Path) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     parser = inference.build_parser(__doc__, "LR", "low-resolution faces", "input, bicubic, SR")
-    parser.add_argument("--photos", nargs=0, action=Moved, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     given = inference.expand(options.input)
     pairs, folder = inference.plan(given, options)

@@ -26,16 +26,11 @@ LOWEST_QUALITY, HIGHEST_QUALITY = 20, 95
 UNIFORMS = 11  # random numbers a face, beside the noise: those that `degrade` names
 
 
-def draw_degradations(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """The random numbers of `degrade` for `count` faces: uniform [N, 11] in [0, 1) and normal [N, 3, 16, 16]; on the CPU."""
-    return torch.rand(count, UNIFORMS, generator=generator), torch.randn(count, 3, LR_SIZE, LR_SIZE, generator=generator)
-
-
 @torch.no_grad()
 def degrade(y: Tensor, uniform: Tensor, normal: Tensor, strength: float = 1.0, exposure: float = 1.0) -> Tensor:
     """Random blur, bicubic reduction, exposure, noise and JPEG, in this order; a face's blur and exposure are strong together.
 
-    y: HR faces [N, 3, 64, 64] in [-1, 1], on any device. uniform, normal: as `draw_degradations` gives them. strength: how far
+    y: HR faces [N, 3, 64, 64] in [-1, 1], on any device. uniform: [N, 11] in [0, 1), normal: [N, 3, 16, 16]. strength: how far
     each part may go; 0: a blur of 0.3 px and JPEG of quality 95 at most, 1: the constants above, more: further. exposure: a
     factor on how far the exposure may go. A face depends on its own random numbers alone, not on its batch.
     Returns x_s [N, 3, 16, 16] in [-1, 1], fp32, on y's device; its values are those of 8-bit pictures, and no gradient passes.
@@ -59,9 +54,10 @@ def degrade(y: Tensor, uniform: Tensor, normal: Tensor, strength: float = 1.0, e
     return torch.from_numpy(pictures).to(y.device).permute(0, 3, 1, 2).float().contiguous() / 127.5 - 1
 
 
-def degrade_at_random(y: Tensor, generator: torch.Generator, strength: float = 1.0, exposure: float = 1.0) -> Tensor:
+def degrade_at_random(y: Tensor, generator: torch.Generator, exposure: float = 1.0) -> Tensor:
     """`degrade` with random numbers from a generator: y [N, 3, 64, 64] in [-1, 1] -> x_s [N, 3, 16, 16] in [-1, 1]."""
-    return degrade(y, *draw_degradations(len(y), generator), strength, exposure)
+    uniform = torch.rand(len(y), UNIFORMS, generator=generator)
+    return degrade(y, uniform, torch.randn(len(y), 3, LR_SIZE, LR_SIZE, generator=generator), exposure=exposure)
 
 
 def signed(uniform: Tensor) -> Tensor:

@@ -22,13 +22,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a scri
 from Datasets.images import ImageError, Notes, digest, load_image, notes, too_large, too_small, walk_files  # noqa: E402
 from Datasets.lists import write_list  # noqa: E402
 from models import HR_SIZE, LR_SIZE  # noqa: E402
-from utils import Parser, UserError, plural, progress, run_script, thread_count  # noqa: E402
-
-BLOCK = 4096  # files that are decoded at a time
+from utils import Parser, UserError, ahead, plural, progress, run_script, thread_count  # noqa: E402
 
 
 def build_parser() -> Parser:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     folders = {"nargs": "+", "type": os.path.expanduser, "metavar": "DIR"}
     parser.add_argument("--hr", required=True, help="folders of high-resolution faces (64 px or more)", **folders)
     parser.add_argument("--lr", required=True, help="folders of real low-resolution faces", **folders)
@@ -89,15 +87,13 @@ def check_files(name: str, files: list[str], pool: ThreadPoolExecutor) -> tuple[
     """Decode all files of an option: those that training takes, with their digests; the others with the reason; the notes."""
     good, bad, said = {}, {}, Notes()
     with progress(desc=f"checking --{name.replace('_', '-')}", total=len(files), unit="image", leave=False) as bar:
-        for start in range(0, len(files), BLOCK):
-            block = files[start : start + BLOCK]
-            for file, result in zip(block, pool.map(lambda file: check_file(file, name[:2]), block)):
-                bar.update()
-                if isinstance(result, str):
-                    bad[file] = result
-                else:
-                    good[file] = result[0]
-                    said.add(file, result[1])
+        for file, result in zip(files, ahead(pool, lambda file: check_file(file, name[:2]), files)):
+            bar.update()
+            if isinstance(result, str):
+                bad[file] = result
+            else:
+                good[file] = result[0]
+                said.add(file, result[1])
     return good, bad, said
 
 

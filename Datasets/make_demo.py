@@ -7,7 +7,6 @@ For trying and testing the scripts without any photographs. Everything is drawn 
 depends on the seed alone.
 """
 
-import argparse
 import io
 import sys
 from pathlib import Path
@@ -149,7 +148,7 @@ def degrade(face: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.option("out", "demo/data", "folder of the faces and lists", metavar="DIR")
     parser.option("hr", 600, "HR faces to train with; a tenth more to test")
     parser.option("lr", 600, "LR faces to train with; a tenth more to test")

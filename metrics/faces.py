@@ -31,11 +31,6 @@ def mean_of(columns: list[Tensor]) -> Tensor:
     return torch.stack(columns).mean(dim=0)
 
 
-def consistency(outputs: list[Tensor]) -> Tensor:
-    """Mean pairwise PSNR of versions of the same faces: k times [N, 3, H, W] in [-1, 1] -> [N], dB."""
-    return mean_of([utils.psnr(a, b) for a, b in itertools.combinations(outputs, 2)])
-
-
 def measure_fidelity(raw: dict[str, Tensor], y: Tensor, perceptual: PerceptualLoss) -> dict[str, Tensor]:
     """PSNR, SSIM and perceptual distance to y, uint8 [N, 3, 64, 64]: name, as in DEFINITIONS -> [N].
 

@@ -36,14 +36,6 @@ class MobileNetFeatures(nn.Module):
         return self.layers(images.contiguous(memory_format=torch.channels_last)).mean(dim=(2, 3))
 
 
-class Features(nn.Identity):
-    """What the metric takes for its network: the features come to it computed."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.num_features = size
-
-
 class Frechet:
     """Frechet distances, in float64, with one feature network, in fp32, for all."""
 
@@ -67,7 +59,9 @@ class Frechet:
 
     def distance(self, features: Tensor, others: Tensor) -> float:
         """Between the images of two sets of features [N, d] and [M, d]."""
-        metric = self.metric(Features(features.shape[1])).to(self.device)
+        network = nn.Identity()  # the features come to the metric computed
+        network.num_features = features.shape[1]
+        metric = self.metric(network).to(self.device)
         metric.update(features, real=True)
         metric.update(others, real=False)
         return metric.compute().item()

@@ -20,6 +20,7 @@ DEVICE = os.environ.get("DEVICE", "cuda")
 pytestmark = pytest.mark.skipif(DEVICE == "cuda" and not torch.cuda.is_available(), reason="needs a CUDA GPU")
 # the other options of TINY, with an alignment from the second epoch on
 SHORT = ["--device", DEVICE, "--steps-per-epoch", "5"]
+torch.backends.cudnn.allow_tf32 = False  # as the CPU
 RANDOM_VGG = ["--vgg-weights", "random", *map(str, REFERENCE)]
 
 
@@ -27,15 +28,6 @@ def close(one, other, bound):
     """Whether the L2 norm of the difference is at most `bound` times that of the tensor."""
     one, other = one.detach().cpu().double(), other.detach().cpu().double()
     return (one - other).norm() <= bound * other.norm()
-
-
-@pytest.fixture(autouse=True)
-def full_precision():
-    """fp32 without TF32, as the CPU has it."""
-    allowed = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    yield
-    torch.backends.cudnn.allow_tf32 = allowed
 
 
 @pytest.mark.parametrize("critic, size, count", [(LRCritic, 16, 20), (HRCritic, 64, 13)])

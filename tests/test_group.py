@@ -57,13 +57,6 @@ def test_the_backend_follows_the_device_and_waits_by_gloo(kind, nccl, backend, m
     assert waiting == {"backend": "gloo", "timeout": PATIENCE} and PATIENCE.total_seconds() > 10 * 3600
 
 
-def test_one_process_needs_no_group():
-    group = Group(torch.device("cpu"))
-    with group.first():
-        group.check_iteration(3)
-    assert group.values(4) == [4] and not distributed.is_initialized()
-
-
 def test_a_run_that_ends_by_a_signal_leaves_its_group(demo_data, tmp_path, monkeypatch):
     iterate = train_h2l.Degradation.iterate
 

@@ -10,7 +10,7 @@ from pictures import encode, picture
 from PIL import Image, ImageCms
 
 from Datasets import images, make_demo
-from Datasets.images import DamagedImageError, ImageError, load_image, notes, prepare_hr, prepare_lr, prepare_pair, walk_files
+from Datasets.images import DamagedImageError, ImageError, load_image, notes, prepare_hr, prepare_lr, walk_files
 from utils import UserError, thread_count, to_bytes, to_unit_range
 
 
@@ -52,11 +52,6 @@ def test_lr_of_16_px_is_untouched_and_others_are_squared_first():
     assert prepare_lr(small).tobytes() == small.tobytes()
     wide = picture(40, 20)
     assert prepare_lr(wide).tobytes() == wide.crop((10, 0, 30, 20)).resize((16, 16), Image.Resampling.BICUBIC).tobytes()
-
-
-def test_a_pair_is_the_hr_face_and_its_own_reduction():
-    y, x_c = prepare_pair(picture(130, 100), 90, 70)
-    assert y.tobytes() == prepare_hr(picture(130, 100), 90, 70).tobytes() and x_c.tobytes() == prepare_lr(y).tobytes()
 
 
 def test_bytes_and_unit_range_are_inverse():

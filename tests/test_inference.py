@@ -4,7 +4,6 @@ import ntpath
 import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import PureWindowsPath
 
 import helpers
@@ -15,7 +14,6 @@ from helpers import ROOT, run_script
 from pictures import picture
 from PIL import Image
 
-import inference
 import test as script
 import utils
 from Datasets.images import load_image, prepare_lr, prepare_pair, walk_files
@@ -324,24 +322,7 @@ def test_names_that_the_console_cannot_show_and_a_reader_that_leaves(lively, tmp
     assert len(os.listdir(tmp_path / "結果")) == 2
 
 
-def test_decoding_stays_a_bounded_number_of_files_ahead():
-    started = []
-    with ThreadPoolExecutor(4) as pool:
-        results = script.ahead(pool, lambda item: started.append(item) or item, iter(range(100)), 6)
-        for number in range(5):
-            assert next(results) == number
-        assert len(started) <= 5 + 6
-        assert list(results) == list(range(5, 100)) and sorted(started) == list(range(100))
-
-
 def test_starting_does_not_import_what_only_evaluate_and_training_need():
     code = "import sys, test; print([name for name in ('torchvision', 'torchmetrics', 'matplotlib') if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert result.stdout.strip() == "[]", result.stderr
-
-
-def test_photographs_have_a_script_of_their_own(capsys):
-    with pytest.raises(SystemExit):
-        script.main(["--boxes", "boxes.csv", "--photos", "--input", "photographs"])
-    assert "python photos.py" in capsys.readouterr().err
-    assert inference.build_parser("", "x", "", "").parse_args([]).input == ["x"]
