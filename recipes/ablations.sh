@@ -2,7 +2,7 @@
 # The ablations: what each part of stage 2 does, every row from nothing in equal time, with the shipped G.
 #
 # Usage: bash recipes/ablations.sh DATA TEST [ROW...]
-#   DATA   as in recipes/weights.sh; VGG, too. FEATURES: inception, or a state dict of MobileNetV2
+#   DATA   as in recipes/weights.sh; VGG, too. FEATURES: inception, or a state dict of MobileNetV2. GROUPS_OF: as --groups
 #   TEST   folder of the four lists with the faces to measure on, of which LIMIT (150) are taken
 #   ROW    which rows; all if left out. SEEDS: "0 1" if unset
 # A row takes 9 minutes on one core with bf16, its measurement 5; a row goes on after an interruption.
@@ -12,7 +12,7 @@ PYTHON=${PYTHON:-python}
 DATA=$1 TEST=$2 OUT=${OUT:-runs/ablations}
 shift 2
 ROWS=("$@")
-((${#ROWS[@]})) || ROWS=(without equal_faces late throughout reference reference_fast degraded clean no_x_s random upper_bound)
+((${#ROWS[@]})) || ROWS=(without equal_faces late throughout reference reference_fast degraded clean no_x_s mirror random upper_bound)
 SEEDS=${SEEDS:-0 1}
 FRAMING=(--resize 64 --crop 64)
 COMMON=(--data "$DATA" "${FRAMING[@]}" --vgg-weights "${VGG:-imagenet}" --h2l weights/h2l.pth --epochs 4)
@@ -36,6 +36,8 @@ for SEED in $SEEDS; do
             degraded) train "$ROW" "$SEED" 80 --alpha 0 --synthetic-share 0 --alignment-lr 0 ;;
             clean) train "$ROW" "$SEED" 80 --alpha 1 --synthetic-share 0 --alignment-lr 0 ;;
             no_x_s) train "$ROW" "$SEED" 72 --synthetic-share 0 --ot-start-epoch 3 ;;
+            # Neither turned nor enlarged
+            mirror) train "$ROW" "$SEED" 72 --augment mirror --ot-start-epoch 3 ;;
             random) train "$ROW" "$SEED" 72 --ot-start-epoch 3 --initial-weights random ;;
             # How much PSNR goes through 4x4x64 features
             upper_bound) train "$ROW" "$SEED" 80 --alpha 1 --synthetic-share 0 --alignment-lr 0 --l1-weight 1000 ;;
@@ -45,4 +47,4 @@ for SEED in $SEEDS; do
     done
 done
 "$PYTHON" evaluate.py --data "$TEST" "${FRAMING[@]}" --limit "${LIMIT:-150}" --h2l weights/h2l.pth --weights "${FILES[@]}" \
-    --identity --vgg-weights "${VGG:-imagenet}" --features "${FEATURES:-inception}" --out "$OUT/metrics.json"
+    ${GROUPS_OF:+--groups "$GROUPS_OF"} --identity --vgg-weights "${VGG:-imagenet}" --features "${FEATURES:-inception}" --out "$OUT/metrics.json"

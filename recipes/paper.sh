@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The reference to the letter: the losses, rates, lengths and critic updates of the authors' code, on a GPU.
+# The reference's settings: the losses, rates, lengths and critic updates of the authors' code, on a GPU.
 #
 # Usage: bash recipes/paper.sh DATA [OUT]         (OUT: runs/paper)
 #   DATA   folder of the four lists, HR faces of 100 px or more; the authors had 182,866
