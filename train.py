@@ -55,7 +55,7 @@ def alpha_value(text: str) -> float | str:
 
 
 def build_parser() -> utils.Parser:
-    parser = training_parser(__doc__, batch_size=16, epochs=3, lr_decay_epochs=2, betas=[0.9, 0.99], ema_decay=0.998,
+    parser = training_parser(__doc__, "sr", batch_size=16, epochs=3, betas=[0.9, 0.99], ema_decay=0.998,
                              beginnings=BEGINNINGS)  # fmt: skip
     option = parser.option
     option("alpha", "random", "part of the clean face in the mix, in [0, 1], or random: drawn for each face, 1 for a fifth",
@@ -84,7 +84,7 @@ def main(argv: list[str] | None = None) -> None:
     options, given = parse_options(parser, argv)
     if options.synthetic_share > 1:
         parser.error(f"--synthetic-share {options.synthetic_share}: must be in [0, 1]")
-    if len(options.l1_weight) > 2 or min(options.l1_weight) <= 0 < len(options.l1_weight) - 1:
+    if options.l1_weight[2:] or (options.l1_weight[1:] and 0 in options.l1_weight):
         parser.error(f"--l1-weight {' '.join(map(str, options.l1_weight))}: give one number, or two above 0")
     trained = options.initial_weights not in BEGINNINGS
     if not options.generator_lr and not (trained and options.alignment_lr and not options.adversarial_weight):

@@ -34,7 +34,7 @@ CRITIC_BETAS = (0.5, 0.9)  # of Adam on D_l
 
 
 def build_parser() -> utils.Parser:
-    parser = training_parser(__doc__, batch_size=20, epochs=4, lr_decay_epochs=1, betas=[0.5, 0.999], ema_decay=0.99,
+    parser = training_parser(__doc__, "h2l", batch_size=20, epochs=4, betas=[0.5, 0.999], ema_decay=0.99,
                              beginnings={"random": "PyTorch's"})  # fmt: skip
     option = parser.option
     option("generator-lr", 3e-4, "learning rate of Adam on G", "ours; reference 1e-4")

@@ -85,7 +85,7 @@ def solve(cost: Tensor, eps: float = 1e-3, tolerance: float | None = None, max_i
     residual, f, g = cost, torch.zeros_like(cost[:, :, :1]), torch.zeros_like(cost[:, :1])
     iterations = 0
 
-    def iterate(stage_eps: Tensor, steps: int, enough: float) -> tuple[Tensor, Tensor]:
+    def absorb(stage_eps: Tensor, steps: int, enough: float) -> tuple[Tensor, Tensor]:
         """Absorb `steps` steps into the residual; the plan and its row errors."""
         nonlocal residual, f, g, iterations
         u, v, plan, error, used = _iterate(residual, stage_eps, steps, enough)
@@ -94,10 +94,10 @@ def solve(cost: Tensor, eps: float = 1e-3, tolerance: float | None = None, max_i
 
     stage_eps = (largest / FIRST_STAGE).clamp(min=eps)
     for _ in range(math.ceil(math.log2(max(largest.max().item() / FIRST_STAGE / eps, 1)))):
-        iterate(stage_eps, stage_steps, stage_tolerance)
+        absorb(stage_eps, stage_steps, stage_tolerance)
         stage_eps = (stage_eps / 2).clamp(min=eps)
     while True:
-        plan, error = iterate(stage_eps, last_steps, tolerance)
+        plan, error = absorb(stage_eps, last_steps, tolerance)
         converged = error <= tolerance
         solved = bool(converged.all())
         if solved or iterations >= max_iterations:

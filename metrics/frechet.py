@@ -10,7 +10,7 @@ from torch.nn import functional
 from torchvision.transforms.v2 import functional as transforms
 
 import utils
-from losses.perceptual import IMAGENET_DEVIATION, IMAGENET_MEAN
+from losses.perceptual import IMAGENET_MEAN, IMAGENET_STD
 
 INSTALL = "pip install torchmetrics torch-fidelity"
 
@@ -32,7 +32,7 @@ class MobileNetFeatures(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         images = functional.interpolate(images.float() / 255, size=(224, 224), mode="bilinear", align_corners=False)
-        images = transforms.normalize(images, IMAGENET_MEAN, IMAGENET_DEVIATION)
+        images = transforms.normalize(images, IMAGENET_MEAN, IMAGENET_STD)
         return self.layers(images.contiguous(memory_format=torch.channels_last)).mean(dim=(2, 3))
 
 

@@ -7,7 +7,7 @@ from torch.nn import functional
 HR_SIZE = 64  # px, the side of an HR face
 LR_SIZE = 16  # px, the side of an LR face
 INTERPOLATION_WIDTH = 48  # channels that 4x4 px of 3 colours take
-MEAN, DEVIATION = (0.10, -0.14, -0.28), (0.52, 0.46, 0.44)  # of the channels of HR faces in [-1, 1]
+MEAN, STD = (0.10, -0.14, -0.28), (0.52, 0.46, 0.44)  # of the channels of HR faces in [-1, 1]
 
 
 def convolution(channels_in: int, channels_out: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
@@ -189,5 +189,5 @@ def begin_as_interpolation(E: FeatureExtractor, S: Decoder) -> None:
     begin_with(to_16px[-1], for_each(3, enlarging))
     begin_with(to_32px[-1], for_each(3, enlarging))
     begin_with(to_64px[-1], identity[:3, :3])
-    begin_with(last, identity[:3, :3, 1:-1, 1:-1] * torch.tensor(DEVIATION).view(3, 1, 1, 1))
+    begin_with(last, identity[:3, :3, 1:-1, 1:-1] * torch.tensor(STD).view(3, 1, 1, 1))
     last.bias.copy_(torch.tensor(MEAN))

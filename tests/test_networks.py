@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from losses import PerceptualLoss
 from models import Decoder, DegradationGenerator, FeatureExtractor, HRCritic, LRCritic
 from models.degradation_generator import ChannelPairNorm
-from models.super_resolution import DEVIATION, MEAN, begin_as_interpolation
+from models.super_resolution import MEAN, STD, begin_as_interpolation
 
 NETWORKS = [
     # network, input shapes, output shape, parameters, GFLOP of one image
@@ -68,7 +68,7 @@ def test_networks_begin_as_bicubic_interpolation(width):
         sr = S(E(x))
     enlarged = functional.interpolate(x, scale_factor=2, mode="bicubic")
     enlarged = functional.interpolate(enlarged, scale_factor=2, mode="bicubic")
-    expected = enlarged * torch.tensor(DEVIATION).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1)
+    expected = enlarged * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1)
     inner = slice(12, -12)  # convolutions pad with 0, interpolation with the border
     assert torch.allclose(sr[..., inner, inner], expected[..., inner, inner], atol=1e-3)
 

@@ -5,7 +5,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-from utils import Parser, UserError, check_framing
+from utils import Parser, UserError, check_framing, plural
+
+WARM_UP = 60  # iterations; a fresh Adam's first steps have the learning rate's size, however small the gradient
+REFERENCE_DECAY = {"h2l": (1, 0.5), "sr": (2, 0.2)}  # of the learning rates: after so many epochs, by this factor
 
 # A resumed run keeps its options. These may be changed by giving them again,
 CHANGEABLE = {"epochs", "save_every"}
@@ -14,12 +17,12 @@ PER_START = {"data", "out", "cache", "h2l", "initial_weights", "max_steps", "dev
 
 
 def training_parser(
-    description: str, batch_size: int, epochs: int, lr_decay_epochs: int, betas: list[float], ema_decay: float,
+    description: str, name: str, batch_size: int, epochs: int, betas: list[float], ema_decay: float,
     beginnings: dict[str, str],
 ) -> Parser:  # fmt: skip
     """The options that both trainers share, with the stage's own defaults.
 
-    beginnings: what --initial-weights may name instead of a file, the default first -> what it means.
+    name: "h2l" or "sr". beginnings: what --initial-weights may name instead of a file, the default first -> what it means.
     A trainer adds its own to the parser it gets; they appear among those of the method.
     """
     parser = Parser(description)
@@ -37,9 +40,9 @@ def training_parser(
     option("batch-size", batch_size, "the global batch size, all processes together", "ours; reference 20 and 13")
     option("width", 64, "channels of the networks' first layers, a multiple of 4; small ones make quick tests", "paper")
     option("betas", betas, "Adam's decays of the gradient's mean and of its square", nargs=2, type=float, metavar="X")
-    option("lr-decay", 0.0, "factor on all learning rates every " + ("epoch" if lr_decay_epochs == 1 else "2 epochs")
-           + "; 0: they rise for 60 iterations and fall by one cosine over the run", "ours; reference "
-           + ("0.5" if lr_decay_epochs == 1 else "0.2"))  # fmt: skip
+    every, decay = REFERENCE_DECAY[name]
+    option("lr-decay", 0.0, f"factor on all learning rates every {plural(every, 'epoch')}; 0: they rise for "
+           f"{WARM_UP} iterations and fall by one cosine over the run", f"ours; reference {decay}")  # fmt: skip
     option("ema-decay", ema_decay, "decay of the EMA of the weights, which is what is written; 0: none", "ours; reference 0")
     option("critic-updates", 5, "critic updates for each generator update", "reference")
     option("seed", 0, "seed of the initial weights, the noise and the order of the faces")

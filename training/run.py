@@ -24,12 +24,10 @@ from Datasets.faces import PreparedFaces, ResidentFaces, batch_indices, load_fac
 from training.folder import check_fingerprints, find_state, move_aside
 from training.group import Group
 from training.log import Log
-from training.options import adopt_options
+from training.options import REFERENCE_DECAY, WARM_UP, adopt_options
 from training.state import Network, State
 from utils import UserError
 
-WARM_UP = 60  # iterations; a fresh Adam's first steps have the learning rate's size, however small the gradient
-LR_DECAY_EPOCHS = {"h2l": 1, "sr": 2}  # reference
 SATURATED_UPDATES = 100  # consecutive generator updates with mostly saturated outputs stop a run
 ROWS = 20  # of the log between two saved states
 READ_EVERY = 20  # iterations, at most, between reads of the terms from a GPU: each one waits
@@ -163,7 +161,7 @@ class Run:
     def schedule(self, iteration: int) -> float:
         """The factor on every learning rate: a warm-up and one cosine, or --lr-decay by epochs."""
         if decay := self.options.lr_decay:
-            return decay ** ((self.epoch(iteration) - 1) // LR_DECAY_EPOCHS[self.name])
+            return decay ** ((self.epoch(iteration) - 1) // REFERENCE_DECAY[self.name][0])
         return min(1, iteration / WARM_UP) * 0.5 * (1 + math.cos(math.pi * self.progress(iteration)))
 
     def step(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
