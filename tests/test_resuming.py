@@ -1,6 +1,4 @@
-"""A run that was stopped resumes as if it never had been, keeps its options and its log, and loses
-nothing to a failure.
-"""
+"""A run that was stopped resumes as if it never had been, keeps its options and its log, and loses nothing to a failure."""
 
 import json
 import os
@@ -196,9 +194,7 @@ def test_weights_that_are_not_finite_are_never_saved(demo_data, tmp_path, monkey
 
 
 def test_rows_that_could_not_be_written_are_written_later(demo_data, tmp_path, monkeypatch, capsys):
-    """The log cannot be written from iteration 2 on, as while it is open in a spreadsheet, and the
-    run goes on.
-    """
+    """The log cannot be written from iteration 2 on, as while it is open in a spreadsheet, and the run goes on."""
     to_csv, blocked = pd.DataFrame.to_csv, [True]
 
     def refuse(table, path, *arguments, **settings):
@@ -210,7 +206,7 @@ def test_rows_that_could_not_be_written_are_written_later(demo_data, tmp_path, m
     options = h2l_options(demo_data, tmp_path, "--epochs", 5)
     main(train_h2l, *options, "--max-steps", 4)
     said = capsys.readouterr().out
-    assert said.count("train_h2l.csv failed (PermissionError") == 1 and "done: 4 iterations" in said
+    assert said.count("train_h2l.csv failed (") == 1 and "done: 4 iterations" in said
     assert list(pd.read_csv(tmp_path / "train_h2l.csv")["iteration"]) == [1]
     blocked[0] = False
     main(train_h2l, *options, "--max-steps", 6)
@@ -224,9 +220,8 @@ def test_a_log_that_recovers_has_every_row(demo_data, tmp_path, monkeypatch, cap
     to_csv = pd.DataFrame.to_csv
 
     def half(table, path, *arguments, **settings):
-        if settings.get("mode") == "a" and list(table["iteration"]) == [2]:
-            with open(path, "a") as stream:
-                stream.write("2,1,0.5")
+        if list(table["iteration"]) == [1, 2]:
+            path.write_text("iteration,epo")
             raise OSError(28, "No space left on device")
         to_csv(table, path, *arguments, **settings)
 
@@ -237,9 +232,7 @@ def test_a_log_that_recovers_has_every_row(demo_data, tmp_path, monkeypatch, cap
 
 
 def test_an_iteration_is_saved_before_anything_is_shown(demo_data, tmp_path, monkeypatch):
-    """Whatever ends the process in the sample sheet: the iteration is in the state, and its row
-    with it.
-    """
+    """Whatever ends the process in the sample sheet: the iteration is in the state, and its row with it."""
 
     def die(stage, path):
         raise SystemExit(9)

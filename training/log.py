@@ -2,8 +2,8 @@
 
 import contextlib
 import importlib.util
-import io
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,10 @@ class Log:
         self.path, self.curves = folder / LOGS[name], folder / f"{name}_curves.png"
         self.columns = ["iteration", "epoch", *columns, "learning_rate", "images_per_second"]
         self.say = say
-        self.sums: dict[str, float] = {}
-        self.counts: dict[str, int] = {}
+        self.sums, self.counts = Counter(), Counter()  # of the terms since the last row
         self.rows: list[dict[str, float]] = []  # not yet in the file
-        # Rows up to this iteration stay when the file is next written; None: all do
-        self.kept: int | None = 0
+        self.written: list[dict[str, float]] | None = None  # those that are; None: not read yet
+        self.kept = 0  # the file's rows up to this iteration stay; a resumed run computes later ones again
         self.failing: set[str] = set()
         self.tensorboard: Any = None
         self.bar: Any = None
@@ -36,10 +35,7 @@ class Log:
         self.opened, self.line_clock = (0, self.clock), self.clock
 
     def open(self, iteration: int, total: int, show: bool) -> Any:
-        """Start the clocks and, on a terminal, the progress bar, which is returned.
-
-        show: False in all processes but one.
-        """
+        """Start the clocks and, on a terminal, the progress bar, which is returned. show: False in all processes but one."""
         settings = {"total": total, "initial": iteration, "desc": self.path.stem, "unit": "it"}
         self.bar = utils.progress(**settings, disable=None if show else True)
         self.restart_clock()
@@ -60,18 +56,11 @@ class Log:
                 self.failing.remove(what)
                 self.say(f"{what} works again")
 
-    def _check_columns(self, values: dict[str, float]) -> None:
-        unknown = [name for name in values if name not in self.columns]
-        if unknown:
-            raise ValueError(f"{unknown[0]} has no column in the log: add it to the trainer's COLUMNS")
-
     def add(self, terms: dict[str, float], images: int) -> None:
-        """Count an iteration's terms and images. Raises ValueError for a term without a column."""
-        self._check_columns(terms)
+        """Count an iteration's terms and images."""
         self.images += images
-        for name, value in terms.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
-            self.counts[name] = self.counts.get(name, 0) + 1
+        self.sums.update(terms)
+        self.counts.update(terms.keys())
 
     def close_row(self, iteration: int, epoch: int, learning_rate: float) -> None:
         """Make a row of the terms' means since the last one."""
@@ -79,12 +68,13 @@ class Log:
         rate = self.images / (time.perf_counter() - self.clock)
         row = {"iteration": iteration, "epoch": epoch, **means, "learning_rate": learning_rate, "images_per_second": rate}
         self.rows.append(row)
-        self.sums, self.counts = {}, {}
+        self.sums, self.counts = Counter(), Counter()
 
     def complete_row(self, measurements: dict[str, float]) -> None:
-        """Add measurements to the last row. Raises ValueError for one that has no column."""
-        self._check_columns(measurements)
+        """Add measurements to the last row. Raises ValueError for a term or measurement that has no column."""
         self.rows[-1] |= measurements
+        if unknown := self.rows[-1].keys() - {*self.columns}:
+            raise ValueError(f"{min(unknown)} has no column in the log: add it to the trainer's COLUMNS")
 
     def show_row(self) -> None:
         """Write the rows that wait; show the last one in the progress bar and in TensorBoard."""
@@ -131,40 +121,20 @@ class Log:
         self.images, self.clock = 0, time.perf_counter()
 
     def write(self) -> None:
-        """Append the rows that wait to the file.
-
-        At first, and after a failure, the file is rewritten with what it should hold.
-        """
-        if self.kept is not None:
-            self._trim(self.kept)
-        if not self.rows:
-            return
-        header = not self.path.exists() or not self.path.stat().st_size
-        try:
-            table = pd.DataFrame(self.rows, columns=self.columns)
-            table.to_csv(self.path, mode="a", header=header, index=False, float_format="%.6g")
-        except OSError:
-            self.kept = int(self.rows[0]["iteration"]) - 1  # what follows may be half a row
-            raise
-        self.rows = []
-
-    def _trim(self, iteration: int) -> None:
-        """Keep the file's complete rows up to an iteration: later ones are computed again."""
-        table = pd.DataFrame(columns=self.columns)
-        if iteration and self.path.exists():
-            text = self.path.read_text()
-            if text := text[: text.rfind("\n") + 1]:
-                table = pd.read_csv(io.StringIO(text), on_bad_lines="skip")
-            good = (table["iteration"] <= iteration) & (table["iteration"].diff().fillna(1) > 0)
-            table = table[good].reindex(columns=self.columns).astype({"iteration": int, "epoch": int})
-        utils.write_atomic(self.path, lambda temporary: table.to_csv(temporary, index=False, float_format="%.6g"))
-        self.rows = [row for row in self.rows if row["iteration"] not in set(table["iteration"])]
-        self.kept = None
+        """Write the file anew, atomically: its rows up to `kept`, and those that wait."""
+        if self.written is None:
+            table = pd.DataFrame({"iteration": []})
+            if self.kept and self.path.exists():
+                table = pd.read_csv(self.path, on_bad_lines="skip").drop_duplicates("iteration")
+            self.written = table[table["iteration"] <= self.kept].to_dict("records")
+        known = {row["iteration"] for row in self.written}
+        rows = [*self.written, *(row for row in self.rows if row["iteration"] not in known)]
+        table = pd.DataFrame(rows, columns=self.columns)
+        utils.write_atomic(self.path, lambda temporary: table.to_csv(temporary, index=False, float_format="%.6g"), flush=False)
+        self.written, self.rows = rows, []
 
     def plot(self) -> None:
-        """Draw every column of the file over the iterations, if matplotlib is installed
-        (requirements-dev.txt has it).
-        """
+        """Draw every column of the file over the iterations, if matplotlib is installed (requirements-dev.txt has it)."""
         try:
             from matplotlib.figure import Figure
         except ImportError:

@@ -1,6 +1,4 @@
-"""A training run of either stage: it starts or resumes, hands out batches, and closes, logs and
-saves every iteration.
-"""
+"""A training run of either stage: it starts or resumes, hands out batches, and closes, logs and saves every iteration."""
 
 import argparse
 import contextlib
@@ -48,9 +46,7 @@ class Run:
     """
 
     def __init__(self, name: str, options: argparse.Namespace, given: set[str], columns: list[str]) -> None:
-        """name: "h2l" or "sr", the first part of the files' names. columns: the log's terms and
-        measurements.
-        """
+        """name: "h2l" or "sr", the first part of the files' names. columns: the log's terms and measurements."""
         self.name, self.options = name, options
         self.out = Path(options.out)
         self.state_path = self.out / f"{name}_state.pth"
@@ -92,9 +88,7 @@ class Run:
     # --- what a trainer builds -------------------------------------------------------------------
 
     def faces(self, list_name: str) -> PreparedFaces:
-        """The prepared faces of a list, such as "HR_train"; the first process prepares them, the
-        others wait for it.
-        """
+        """The prepared faces of a list, such as "HR_train"; the first process prepares them, the others wait for it."""
         if list_name not in self.prepared:
             options, (kind, part) = self.options, list_name.split("_")
             with self.group.first():
@@ -250,9 +244,7 @@ class Run:
             )
 
     def _prepare_folder(self) -> None:
-        """--restart and --tensorboard; only now that the options, the data and the other weights
-        have proved good.
-        """
+        """--restart and --tensorboard; only now that the options, the data and the other weights have proved good."""
         if self.options.restart and (kept := move_aside(self.out, self.name, self.options.initial_weights)):
             self.say(f"--restart: the files of the run so far are kept in {kept}")
         if self.options.tensorboard:
@@ -262,8 +254,9 @@ class Run:
         """Go on from a saved state: what is trained, and the log's sums and waiting rows."""
         check_fingerprints(saved["fingerprints"], self.fingerprints, self.state_path)
         self.state.load_state_dict(saved, self.state_path)
-        self.log.sums, self.log.counts, self.log.rows = saved["sums"], saved["counts"], saved["rows"]
-        self.log.kept, self.saturated_updates = self.state.iteration, saved["saturated_updates"]
+        self.log.sums.update(saved["sums"])
+        self.log.counts.update(saved["counts"])
+        self.log.rows, self.log.kept, self.saturated_updates = saved["rows"], self.state.iteration, saved["saturated_updates"]
         self.say(f"resuming from {self.state_path}, iteration {self.state.iteration}")
 
     def _resident(self, hr: PreparedFaces, lr: PreparedFaces | None) -> tuple[PreparedFaces | ResidentFaces | None, ...]:
@@ -274,9 +267,7 @@ class Run:
         return ResidentFaces(hr, self.device), lr and ResidentFaces(lr, self.device)
 
     def _catch_signals(self) -> dict[int, Any]:
-        """Let STOP_SIGNALS end the run after the iteration, saved; a second SIGINT exits at once.
-        Returns the old handlers.
-        """
+        """Let STOP_SIGNALS end the run after the iteration, saved; a second SIGINT exits at once. Returns the old handlers."""
 
         def stop(number: int, _frame: Any) -> None:
             if self.stop_signal and number == signal.SIGINT:
@@ -337,9 +328,7 @@ class Run:
         self.unread.clear()
 
     def _check(self, iteration: int, values: dict[str, float]) -> None:
-        """Count the terms for the log; raise FloatingPointError for one that is not finite, or for
-        lasting saturation.
-        """
+        """Count the terms for the log; raise FloatingPointError for one that is not finite, or for lasting saturation."""
         for name, value in values.items():
             if not np.isfinite(value):
                 raise FloatingPointError(
@@ -358,9 +347,7 @@ class Run:
             )
 
     def _show(self, logged: bool, sample: Callable[[Path], dict[str, float]] | None) -> None:
-        """What the run shows of an iteration; a failure is said, and ends nothing. sample: as for
-        `finish`, or None.
-        """
+        """What the run shows of an iteration; a failure is said, and ends nothing. sample: as for `finish`, or None."""
         measurements = {}
         if sample is not None:
             with self.log.optional("the sample sheet"):
@@ -384,8 +371,8 @@ class Run:
             return
         log, settings = self.log, {**vars(self.options), "iteration": self.state.iteration}
         state = self.state.state_dict() | {
-            "options": vars(self.options), "fingerprints": self.fingerprints, "sums": log.sums, "counts": log.counts,
-            "rows": log.rows, "saturated_updates": self.saturated_updates,
+            "options": vars(self.options), "fingerprints": self.fingerprints, "sums": dict(log.sums),
+            "counts": dict(log.counts), "rows": log.rows, "saturated_updates": self.saturated_updates,
         }  # fmt: skip
         utils.save_checkpoint(self.state_path, f"{self.name}_state", state)
         weights = {name: network.state_dict() for name, network in self.state.trained().items()}
