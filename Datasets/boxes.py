@@ -5,6 +5,7 @@ A box is in px of the photograph as it is seen, upright: after its EXIF orientat
 
 import csv
 import io
+import itertools
 import math
 import os
 from pathlib import Path
@@ -135,23 +136,17 @@ def _read_wider(path: Path, lines: list[str]) -> dict[str, list[Box]]:
     Some programs document another order; invalid and pose, which are 0 or 1, tell them apart.
     """
     boxes: dict[str, list[Box]] = {}
-    number = 0
-    while number < len(lines):
-        name = lines[number].strip()
-        number += 1
-        if not name:
+    numbered = iter(list(enumerate(map(str.strip, lines), start=1)))
+    for number, name in numbered:
+        if set(name.split()) <= {"0"}:  # a blank line, or the zeros under a photograph without faces
             continue
-        count = lines[number].strip() if number < len(lines) else ""
+        _, count = next(numbered, (0, ""))
         if not count.isdigit():
             raise UserError(f"{path}, line {number + 1}: expected the number of faces of {name}, found {count!r}")
-        number += 1
-        rows = lines[number : number + int(count)]
-        boxes.setdefault(name, []).extend(_wider_box(row.split(), path, number + i) for i, row in enumerate(rows, start=1))
+        rows = list(itertools.islice(numbered, int(count)))
         if len(rows) < int(count):
             raise UserError(f"{path}, line {len(lines)}: truncated; {name} should have {count} faces: copy the file again")
-        number += int(count)
-        if int(count) == 0 and number < len(lines) and set(lines[number].split()) == {"0"}:
-            number += 1
+        boxes.setdefault(name, []).extend(_wider_box(row.split(), path, line) for line, row in rows)
     return boxes
 
 

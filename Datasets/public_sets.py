@@ -7,6 +7,7 @@ every archive of a set, where its pictures and one text file are enough here.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -59,28 +60,26 @@ class Source:
     labels: dict[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class PublicSet:
-    """What to say of a set that is not where the user says, and how to read it."""
+class PublicSet(NamedTuple):
+    """A set's title; where it is, with its terms and the files that are needed; and how to read it."""
 
     title: str
-    page: str
-    terms: str
-    files: str
+    where: str
     read: Callable[[Path], Iterator[Source]]
 
-    def missing(self, folder: Path, what: str) -> UserError:
-        """The error for a folder that lacks what is needed."""
-        return UserError(f"{folder} {what}. {self.title} is at {self.page} (terms: {self.terms}); needed are {self.files}")
+
+def missing(name: str, folder: Path, what: str) -> UserError:
+    """The error for a folder that lacks what a set needs."""
+    return UserError(f"{folder} {what}. {SETS[name].title} is at {SETS[name].where}")
 
 
 def read_set(name: str, folder: Path) -> list[Source]:
     """All pictures of a public set in a fixed order; raises UserError where its files are not there."""
     if not folder.is_dir():
-        raise SETS[name].missing(folder, "is not a folder")
+        raise missing(name, folder, "is not a folder")
     sources = list(SETS[name].read(folder))
     if not sources:
-        raise SETS[name].missing(folder, "has no pictures of the set")
+        raise missing(name, folder, "has no pictures of the set")
     return sources
 
 
@@ -89,7 +88,7 @@ def _find(known: str, folder: Path, *patterns: str) -> Path:
     for pattern in patterns:
         for found in sorted(folder.rglob(pattern)):
             return found
-    raise SETS[known].missing(folder, f"has no {patterns[0]}")
+    raise missing(known, folder, f"has no {patterns[0]}")
 
 
 def _wider(folder: Path) -> Iterator[Source]:
@@ -118,7 +117,7 @@ def _celeba(folder: Path) -> Iterator[Source]:
     try:
         table = pd.read_csv(partition, sep=separator, names=["name", "part"], dtype=str)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise SETS["celeba"].missing(partition, f"cannot be read ({error})") from error
+        raise missing("celeba", partition, f"cannot be read ({error})") from error
     for row, (name, part) in enumerate(zip(table["name"], table["part"]), start=1):
         if part not in ("0", "1", "2"):
             if row == 1:  # the header
@@ -148,23 +147,23 @@ def _ffhq(folder: Path) -> Iterator[Source]:
 
 SETS = {
     "wider": PublicSet(
-        "Wider Face", "http://shuoyang1213.me/WIDERFACE/", "CC BY-NC-ND 4.0",
-        "WIDER_val/images and wider_face_split/wider_face_val_bbx_gt.txt (or those of WIDER_train)", _wider,
+        "Wider Face", "http://shuoyang1213.me/WIDERFACE/ (terms: CC BY-NC-ND 4.0); needed are WIDER_val/images and "
+        "wider_face_split/wider_face_val_bbx_gt.txt (or those of WIDER_train)", _wider,
     ),
     "lfw": PublicSet(
-        "Labeled Faces in the Wild, deep-funneled,", "http://vis-www.cs.umass.edu/lfw/", "research only",
-        "the folders of people in lfw-deepfunneled, with PERSON/PERSON_0001.jpg of 250x250 px", _lfw,
+        "Labeled Faces in the Wild, deep-funneled,", "http://vis-www.cs.umass.edu/lfw/ (terms: research only); needed are the "
+        "folders of people in lfw-deepfunneled, with PERSON/PERSON_0001.jpg of 250x250 px", _lfw,
     ),
     "celeba": PublicSet(
-        "CelebA", "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html", "non-commercial research only",
+        "CelebA", "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html (terms: non-commercial research only); needed are "
         "img_align_celeba and list_eval_partition.txt", _celeba,
     ),
     "utkface": PublicSet(
-        "UTKFace", "https://susanqq.github.io/UTKFace/", "non-commercial research only",
-        "the aligned and cropped faces, AGE_GENDER_RACE_DATE.jpg.chip.jpg", _utkface,
+        "UTKFace", "https://susanqq.github.io/UTKFace/ (terms: non-commercial research only); needed are the aligned and "
+        "cropped faces, AGE_GENDER_RACE_DATE.jpg.chip.jpg", _utkface,
     ),
     "ffhq": PublicSet(
-        "FFHQ", "https://github.com/NVlabs/ffhq-dataset", "CC BY-NC-SA 4.0",
-        "images1024x1024 or thumbnails128x128, with 00000.png and so on", _ffhq,
+        "FFHQ", "https://github.com/NVlabs/ffhq-dataset (terms: CC BY-NC-SA 4.0); needed are images1024x1024 or "
+        "thumbnails128x128, with 00000.png and so on", _ffhq,
     ),
 }  # fmt: skip

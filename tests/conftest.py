@@ -33,9 +33,7 @@ def h2l(demo_data, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def sr(demo_data, h2l) -> Path:
-    """sr.pth of a two-step run of train.py, as a user starts it; all files of both stages lie
-    beside it.
-    """
+    """sr.pth of a two-step run of train.py, as a user starts it; all files of both stages lie beside it."""
     options = ["--data", demo_data, "--out", h2l.parent, "--max-steps", 2, "--vgg-weights", "random", *REFERENCE, *TINY]
     result = run_script("train.py", *options)
     assert result.returncode == 0, result.stderr

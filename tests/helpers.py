@@ -91,9 +91,7 @@ def write_weights(path, kind, networks, width, settings=None):
 
 
 def copy_lists(demo_data, folder):
-    """The demo's lists in another folder, their paths absolute, so that one of them can be
-    spoiled.
-    """
+    """The demo's lists in another folder, their paths absolute, so that one of them can be spoiled."""
     folder.mkdir()
     for name in ("HR_train", "HR_test", "LR_train", "LR_test"):
         rows = (demo_data / f"{name}.csv").read_text().split()

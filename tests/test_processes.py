@@ -1,6 +1,4 @@
-"""Signals, several processes, the folder's lock and the console: what happens to a run from
-outside.
-"""
+"""Signals, several processes, the folder's lock and the console: what happens to a run from outside."""
 
 import errno
 import io

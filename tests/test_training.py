@@ -57,9 +57,7 @@ def make_run(name, module, tmp_path, dtype, *options):
 
 
 def faces(iteration, size, dtype):
-    """Smooth patches of differing brightness: BatchNorm would amplify the rounding errors of faces
-    that are all alike.
-    """
+    """Smooth patches of differing brightness: BatchNorm would amplify the rounding errors of faces that are all alike."""
     generator = torch.Generator().manual_seed(iteration)
     coarse = torch.rand(BATCH, 3, 4, 4, generator=generator, dtype=torch.float64) * 2 - 1
     level = torch.rand(BATCH, 3, 1, 1, generator=generator, dtype=torch.float64) * 2 - 1
@@ -224,9 +222,7 @@ def test_ten_iterations_in_float64_are_the_same(number, options, tmp_path):
 
 
 def gradients_of(number, tmp_path, dtype, options):
-    """Each optimizer's gradients in a full iteration from the first weights, of the stage and of
-    the plain one.
-    """
+    """Each optimizer's gradients in a full iteration from the first weights, of the stage and of the plain one."""
     collected = ({}, {})
     stages = make_stages(number, tmp_path, dtype, *options)
     for stage, gradients in zip(stages, collected):
@@ -428,9 +424,7 @@ def test_a_short_epoch_is_warned_of(demo_data, tmp_path, capsys):
 
 
 def test_sampling_leaves_no_trace(demo_data, h2l, tmp_path):
-    """Sample sheets are made in eval mode: neither BatchNorm's statistics nor any random state
-    notice them.
-    """
+    """Sample sheets are made in eval mode: neither BatchNorm's statistics nor any random state notice them."""
     for name, every in (("seldom", 100), ("often", 1)):
         main(train, *sr_options(demo_data, tmp_path / name, h2l, "--max-steps", 4, "--save-every", every))
     assert len(list((tmp_path / "often" / "samples_sr").iterdir())) == 4

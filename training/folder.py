@@ -1,7 +1,6 @@
 """A run's folder: its lock, the state to resume from, and what must be equal to resume it."""
 
 import contextlib
-import errno
 import os
 import platform
 import re
@@ -30,8 +29,7 @@ def _try_lock(stream: IO) -> bool | None:
 
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        busy = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK)  # the last one on Windows
-        return False if error.errno in busy else None
+        return False if isinstance(error, (BlockingIOError, PermissionError)) else None  # the second one on Windows
     return True
 
 
@@ -42,10 +40,8 @@ def _living(owner: str) -> bool:
         return False
     try:
         os.kill(int(found[1]), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # it runs, as another user's
-        return True
+    except OSError as error:
+        return isinstance(error, PermissionError)  # it runs, as another user's
     return True
 
 
@@ -129,17 +125,13 @@ def move_aside(folder: Path, name: str, needed: str = "") -> Path | None:
     kept = folder / (f"{stem}_{number}" if number else stem)
     kept.mkdir()
     for file in files:
-        if needed and file.resolve() == Path(needed).resolve():
-            shutil.copy2(file, kept / file.name)
-        else:
-            shutil.move(str(file), str(kept / file.name))
+        stays = needed and file.resolve() == Path(needed).resolve()
+        (shutil.copy2 if stays else shutil.move)(str(file), str(kept / file.name))
     return kept
 
 
 def check_fingerprints(saved: dict[str, str], present: dict[str, str], path: Path) -> None:
-    """Raise a UserError if the data or the frozen weights differ from those that the run in `path`
-    began with.
-    """
+    """Raise a UserError if the data or the frozen weights differ from those that the run in `path` began with."""
     for name, fingerprint in present.items():
         if saved.get(name) != fingerprint:
             raise UserError(

@@ -1,6 +1,4 @@
-"""The processes of one run, which torchrun starts: their group, and what they wait for and agree
-on.
-"""
+"""The processes of one run, which torchrun starts: their group, and what they wait for and agree on."""
 
 import contextlib
 import os
@@ -34,9 +32,7 @@ class Group:
 
     @contextlib.contextmanager
     def first(self) -> Iterator[None]:
-        """The first process goes through the block before the others, which find what it has
-        prepared or downloaded.
-        """
+        """The first process goes through the block before the others, which find what it has prepared or downloaded."""
         if self.rank:
             self.wait()
         yield
