@@ -123,6 +123,8 @@ def compare(pairs: list[Pair], path: Path) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     parser = inference.build_parser(__doc__, "LR", "low-resolution faces", "input, bicubic, SR")
+    if "--photos" in (sys.argv[1:] if argv is None else argv):
+        parser.error("photographs have a script of their own: python photos.py --input PHOTOGRAPHS")
     options = parser.parse_args(argv)
     given = inference.expand(options.input)
     pairs, folder = inference.plan(given, options)

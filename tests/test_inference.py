@@ -326,3 +326,9 @@ def test_starting_does_not_import_what_only_evaluate_and_training_need():
     code = "import sys, test; print([name for name in ('torchvision', 'torchmetrics', 'matplotlib') if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert result.stdout.strip() == "[]", result.stderr
+
+
+def test_photographs_have_a_script_of_their_own(capsys):
+    with pytest.raises(SystemExit):
+        script.main(["--photos", "--input", "photographs"])
+    assert "python photos.py" in capsys.readouterr().err
