@@ -208,7 +208,8 @@ class Records:
             except ValueError:  # an interrupted run may have left its last line truncated: that picture is cut again
                 continue
             if "settings" in record and record["settings"] != settings:
-                changed = [f"--{key} {value}" for key, value in record["settings"].items() if settings[key] != value]
+                old = {key: value for key, value in record["settings"].items() if settings[key] != value}
+                changed = [f"--{key} {value}" if key in SETTINGS else f"{key} {value or 'none'}" for key, value in old.items()]
                 raise utils.UserError(
                     f"{out} holds faces that were cut with {' '.join(changed)}: give the same options, another"
                     " --out, or delete the folder"

@@ -194,7 +194,7 @@ def sinkhorn_distance(
     """W(x, y) of each pair of point sets: x [B, n, d] and y [B, m, d] -> [B], in squared units of the points.
 
     Not debiased: W(x, x) is not 0 but at most eps * log(n). Differentiable once, in x and y. Computes in the points'
-    dtype; half types are raised to fp32. Options and errors as in `solve`.
+    dtype; half types are raised to fp32. Options as in `solve`.
     """
     if x.dtype in (torch.float16, torch.bfloat16):
         x = x.float()

@@ -188,6 +188,22 @@ def test_boxes_from_the_home_folder_and_names_that_no_list_can_hold(tmp_path, mo
     assert len(written) == 2 and all(Path(path).exists() for path in written)
 
 
+def test_hr_and_lr_faces_fill_the_picture_alike(tmp_path):
+    """The central 64 of an HR face's 100 px are the square of 1.2 times its height, as all of an LR face is."""
+    photograph = noise(300, 300).resize((900, 900), Image.Resampling.BICUBIC)
+    save(photograph, tmp_path / "photos/a.png")
+    (tmp_path / "boxes.csv").write_text("path,x,y,w,h\na.png,400,380,150,160\na.png,100,100,40,50\n")
+    run("--photos", tmp_path / "photos", "--boxes", tmp_path / "boxes.csv", "--out", tmp_path / "out")
+    face = Image.open(tmp_path / "out/hr/photos/a.png.001.png")
+    assert face.size == (100, 100)
+    left, top, side = face_square(Box(400, 380, 150, 160))
+    assert (left, top, side) == (379, 364, 192)
+    expected = photograph.crop((left, top, left + side, top + side)).resize((64, 64), Image.Resampling.BICUBIC)
+    difference = np.asarray(prepare_hr(face), float) - np.asarray(expected, float)
+    assert np.abs(difference[4:-4, 4:-4]).mean() < 1
+    assert len(pd.read_csv(tmp_path / "out/faces.csv")) == 1  # 50 px: neither small enough nor large enough
+
+
 def lfw(folder, people):
     for person, count in people.items():
         for number in range(1, count + 1):

@@ -206,7 +206,7 @@ def test_rows_that_could_not_be_written_are_written_later(demo_data, tmp_path, m
     options = h2l_options(demo_data, tmp_path, "--epochs", 5)
     main(train_h2l, *options, "--max-steps", 4)
     said = capsys.readouterr().out
-    assert said.count("train_h2l.csv failed (") == 1 and "done: 4 iterations" in said
+    assert said.count("train_h2l.csv failed (UserError: cannot write") == 1 and "done: 4 iterations" in said
     assert list(pd.read_csv(tmp_path / "train_h2l.csv")["iteration"]) == [1]
     blocked[0] = False
     main(train_h2l, *options, "--max-steps", 6)
