@@ -5,7 +5,7 @@
 #   DATA   as in recipes/weights.sh; VGG, too. FEATURES: inception, or a state dict of MobileNetV2. GROUPS_OF: as --groups
 #   TEST   folder of the four lists with the faces to measure on, of which LIMIT (150) are taken
 #   ROW    which rows; all if left out. SEEDS: "0 1" if unset
-# A row takes 9 minutes on one core with bf16, its measurement 5; a row goes on after an interruption.
+# A row takes 9 minutes on one core with bf16, its measurement 4; a row goes on after an interruption.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python}
