@@ -6,8 +6,8 @@ Blur raises both, so that a row is more robust than another only where it lies a
 Needs matplotlib.
 """
 
+import argparse
 import json
-import sys
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -19,10 +19,12 @@ PANELS = {
 }
 
 
-def main(files: list[str]) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="+", type=Path, metavar="JSON", help="what evaluate.py --out wrote")
     rows = {}
-    for file in files:
-        rows |= json.loads(Path(file).read_text())["rows"]
+    for file in parser.parse_args().files:
+        rows |= json.loads(file.read_text())["rows"]
     points: dict[str, list[dict[str, float]]] = {}  # by ablation, a point a seed
     for row, measures in rows.items():
         if "consistency_z" in measures:
@@ -41,4 +43,4 @@ def main(files: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -127,10 +127,11 @@ class Log:
             if self.kept and self.path.exists():
                 table = pd.read_csv(self.path, on_bad_lines="skip")
             self.written = table[table["iteration"] <= self.kept].to_dict("records")
+        rows = [*self.written, *self.rows]
         # a row that the state kept waiting may have reached the file
-        table = pd.DataFrame([*self.written, *self.rows], columns=self.columns).drop_duplicates("iteration")
+        table = pd.DataFrame(rows, columns=self.columns).drop_duplicates("iteration")
         utils.write_atomic(self.path, lambda temporary: table.to_csv(temporary, index=False, float_format="%.6g"), flush=False)
-        self.written, self.rows = table.to_dict("records"), []
+        self.written, self.rows = rows, []
 
     def plot(self) -> None:
         """Draw every column of the file over the iterations, if matplotlib is installed (requirements-dev.txt has it)."""
